@@ -1,8 +1,6 @@
 package chunk_test
 
 import (
-	"bytes"
-	"encoding/hex"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -89,11 +87,4 @@ func BenchmarkHasher(b *testing.B) {
 			}
 		})
 	}
-}
-
-func sizeName(n int) string {
-	if n < 1024 {
-		return hex.EncodeToString([]byte{byte(n >> 8), byte(n)})
-	}
-	return string(bytes.TrimLeft([]byte{byte('0' + n>>10/100%10), byte('0' + n>>10/10%10), byte('0' + n>>10%10)}, "0")) + "KiB"
 }

@@ -84,15 +84,16 @@ func (l Level) zstd() zstd.EncoderLevel {
 	return zstd.SpeedDefault
 }
 
-// delta is the level for deltas. The small hash tables of zstd's lower levels
-// forget most of a base: "better" made deltas of a document dump a third of the
-// size that "default" did.
-func (l Level) delta() zstd.EncoderLevel {
-	switch l {
-	case LevelFastest:
-		return zstd.SpeedDefault
-	case LevelBest:
+// delta is the level for deltas of which source and base fit into a window. The
+// small hash tables of zstd's lower levels forget most of a large base ("better"
+// made deltas of a document dump a third of the size that "default" did), but
+// clearing large ones costs more than all else where the base is small.
+func (l Level) delta(window int) zstd.EncoderLevel {
+	switch {
+	case l == LevelBest:
 		return zstd.SpeedBestCompression
+	case l == LevelFastest, l == LevelDefault && window <= smallDelta:
+		return zstd.SpeedDefault
 	}
 	return zstd.SpeedBetterCompression
 }
@@ -109,9 +110,14 @@ const (
 	// plainWindow. A delta's window covers its base and itself; there is a pool
 	// for each power of two, as an encoder's window is fixed and its memory.
 	plainWindow     = 2 << 20
-	minDeltaWinBits = 20
+	smallDelta      = 256 << 10
+	minDeltaWinBits = 18
 	maxDeltaWinBits = 25
 	deltaWindows    = maxDeltaWinBits - minDeltaWinBits + 1
+
+	// sampleParts pieces of samplePart bytes tell noise from the rest.
+	sampleParts = 8
+	samplePart  = 1 << 10
 
 	// decodeSlack is room behind the output that lets the decoder copy in
 	// strides.
@@ -133,6 +139,7 @@ var ErrCorrupt = errors.New("stored blob is corrupt")
 type Codec struct {
 	level  Level
 	encs   sync.Pool               // of *zstd.Encoder
+	noise  sync.Pool               // the same, for what can only gain by matches
 	deltas [deltaWindows]sync.Pool // of *deltaEncoder
 	decs   sync.Pool               // of *zstd.Decoder
 }
@@ -141,10 +148,12 @@ type Codec struct {
 // decodes what any other encoded.
 func NewCodec(level Level) *Codec {
 	c := &Codec{level: level}
-	c.encs.New = func() any { return newEncoder(level.zstd(), plainWindow) }
+	c.encs.New = func() any { return newEncoder(level.zstd(), plainWindow, true) }
+	c.noise.New = func() any { return newEncoder(level.zstd(), plainWindow, false) }
 	for i := range c.deltas {
+		window := 1 << (minDeltaWinBits + i)
 		c.deltas[i].New = func() any {
-			return &deltaEncoder{zstd: newEncoder(level.delta(), 1<<(minDeltaWinBits+i))}
+			return &deltaEncoder{zstd: newEncoder(level.delta(window), window, true)}
 		}
 	}
 	c.decs.New = func() any {
@@ -161,9 +170,9 @@ func NewCodec(level Level) *Codec {
 }
 
 // newEncoder returns an encoder of frames without checksum, as what reads them
-// verifies the blob's id, and with their content size. Literals are entropy
-// coded even where no match was found: float arrays have none.
-func newEncoder(level zstd.EncoderLevel, window int) *zstd.Encoder {
+// verifies the blob's id, and with their content size. Literals says whether
+// they are entropy coded even where no match was found: float arrays have none.
+func newEncoder(level zstd.EncoderLevel, window int, literals bool) *zstd.Encoder {
 	e, err := zstd.NewWriter(nil,
 		zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderLevel(level),
@@ -171,7 +180,7 @@ func newEncoder(level zstd.EncoderLevel, window int) *zstd.Encoder {
 		zstd.WithLowerEncoderMem(true),
 		zstd.WithSingleSegment(true),
 		zstd.WithEncoderCRC(false),
-		zstd.WithAllLitEntropyCompression(true))
+		zstd.WithAllLitEntropyCompression(literals))
 	if err != nil {
 		panic("chunk: " + err.Error()) // only for options out of range
 	}
@@ -186,9 +195,13 @@ func (c *Codec) Encode(dst, src []byte) (out []byte, enc Encoding) {
 	}
 	start := len(dst)
 	dst = slices.Grow(dst, len(src)+len(src)/256+minCompress)
-	e := c.encs.Get().(*zstd.Encoder)
+	pool := &c.encs
+	if looksRandom(src) {
+		pool = &c.noise
+	}
+	e := pool.Get().(*zstd.Encoder)
 	out = e.EncodeAll(src, dst)
-	c.encs.Put(e)
+	pool.Put(e)
 	if !pays(len(out)-start, len(src)) {
 		return append(out[:start], src...), Raw
 	}
@@ -197,6 +210,30 @@ func (c *Codec) Encode(dst, src []byte) (out []byte, enc Encoding) {
 
 // pays reports whether n bytes are enough of a saving over size.
 func pays(n, size int) bool { return n <= size-size/minGain }
+
+// looksRandom reports whether the bytes of a sample of p are so evenly spread
+// that entropy coding cannot shrink p by the part that pays: their chi-square is
+// within five standard deviations of what uniform bytes have (255, variance
+// 510). The entropy then lacks at most chi2/(2 n ln 2), 0.03 bits a byte.
+func looksRandom(p []byte) bool {
+	const n = sampleParts * samplePart
+	if len(p) < 2*n {
+		return false
+	}
+	var count [256]uint32
+	stride := len(p) / sampleParts
+	for i := range sampleParts {
+		for _, b := range p[i*stride : i*stride+samplePart] {
+			count[b]++
+		}
+	}
+	var squares uint64
+	for _, c := range count {
+		squares += uint64(c) * uint64(c)
+	}
+	chi2 := float64(squares)*256/n - n
+	return chi2 < 255+5*22.6
+}
 
 // EncodeDelta appends to dst a delta that Decode turns into src, given base
 // again. It reports false, and returns dst as it was, when the delta is no
@@ -256,8 +293,8 @@ func (e *deltaEncoder) encode(dst, src, base []byte) []byte {
 
 // Decode appends to dst the size bytes of plaintext that src is an encoding of.
 // For ZstdDelta, base is the plaintext of the bases, end to end; otherwise it
-// is ignored. It allocates at most size bytes, plus a small constant, whatever
-// src says. After an error the result is dst.
+// is ignored. Whatever src says, dst grows by no more than append would grow it
+// for size bytes and a few more. After an error the result is dst.
 func (c *Codec) Decode(dst, src []byte, enc Encoding, base []byte, size int) ([]byte, error) {
 	switch {
 	case size < 0:

@@ -39,8 +39,10 @@ type Info struct {
 type Storage interface {
 	// Put stores data as the object name. The object becomes visible whole or
 	// not at all. Putting equal content again is no error. A Put that failed
-	// may have stored the object all the same. An object is never replaced by
-	// another of the same size: who needs a changed object needs a new name.
+	// may have stored the object all the same. Objects are written once: a Put
+	// over other content replaces it, but neither may be left when it fails,
+	// and other content of the same size may be taken for the same content.
+	// Who needs a changed object needs a new name.
 	// Empty objects are refused, because some backends cannot hold them.
 	Put(ctx context.Context, name string, data []byte) (Info, error)
 

@@ -1,0 +1,149 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/index"
+	"github.com/whole-tale/wtsnap/repo"
+)
+
+// referenceWalkers is how many tree pages References loads at a time: enough to hide a backend's answer time.
+const referenceWalkers = 8
+
+// maxTreeErrors bounds how many damaged pages References names.
+const maxTreeErrors = 1000
+
+// A TreeError says that a folder, or the list of a file's parts, cannot be read in a snapshot.
+type TreeError struct {
+	Snapshot string // instance and time
+	Path     string // LABEL/...; "" = the root
+	ID       chunk.ID
+	Err      error
+}
+
+func (e *TreeError) Error() string {
+	return fmt.Sprintf("snapshot %s: /%s: %v", e.Snapshot, e.Path, e.Err)
+}
+
+func (e *TreeError) Unwrap() error { return e.Err }
+
+// References returns what prune and check need to know what a snapshot refers to. It goes on past pages that cannot be
+// read; the error then joins one *TreeError each. load is mostly Repository.Blob. visit is called concurrently.
+func References(load LoadFunc) repo.References {
+	return func(ctx context.Context, manifest []byte, visit func(kind index.Kind, id chunk.ID) bool) error {
+		m, err := DecodeManifest(manifest)
+		if err != nil {
+			return err
+		}
+		w := refWalk{load: load, visit: visit, name: m.Instance + " of " + m.Time.UTC().Format("2006-01-02 15:04:05Z")}
+		g, gctx := errgroup.WithContext(ctx)
+		g.SetLimit(referenceWalkers)
+		w.g = g
+		w.folder(gctx, "", m.Root)
+		err = g.Wait()
+		return errors.Join(err, ctx.Err(), errors.Join(w.bad...))
+	}
+}
+
+type refWalk struct {
+	load  LoadFunc
+	visit func(kind index.Kind, id chunk.ID) bool
+	name  string
+	g     *errgroup.Group
+
+	mu  sync.Mutex
+	bad []error
+}
+
+func (w *refWalk) damaged(path string, id chunk.ID, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.bad) < maxTreeErrors {
+		w.bad = append(w.bad, &TreeError{w.name, path, id, err})
+	}
+}
+
+// spawn runs f in another goroutine if one is free, else here: the depth of the calls is that of the tree.
+func (w *refWalk) spawn(ctx context.Context, f func()) {
+	if ctx.Err() != nil || w.g.TryGo(func() error { f(); return ctx.Err() }) {
+		return
+	}
+	f()
+}
+
+// folder visits a page of a folder and all below it.
+func (w *refWalk) folder(ctx context.Context, path string, id chunk.ID) {
+	if ctx.Err() != nil || !w.visit(index.Tree, id) {
+		return
+	}
+	data, err := w.load(ctx, id)
+	if err == nil {
+		var page *FolderPage
+		if page, err = DecodeFolderPage(data); err == nil {
+			w.entries(ctx, path, page)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		w.damaged(path, id, err)
+	}
+}
+
+func (w *refWalk) entries(ctx context.Context, path string, page *FolderPage) {
+	for _, ref := range page.Refs {
+		w.spawn(ctx, func() { w.folder(ctx, path, ref.ID) })
+	}
+	for i := range page.Nodes {
+		n := &page.Nodes[i]
+		switch {
+		case n.IsDir():
+			w.spawn(ctx, func() { w.folder(ctx, joinPath(path, n.Name), n.Subtree) })
+		case !n.ContentRoot.IsZero():
+			w.list(ctx, joinPath(path, n.Name), n.ContentRoot)
+		}
+		for _, p := range n.Content {
+			if !p.IsHole() {
+				w.visit(index.Data, p.ID)
+			}
+		}
+	}
+}
+
+// list visits a page of a content list and all below it.
+func (w *refWalk) list(ctx context.Context, path string, id chunk.ID) {
+	if ctx.Err() != nil || !w.visit(index.Tree, id) {
+		return
+	}
+	data, err := w.load(ctx, id)
+	var page *ContentPage
+	if err == nil {
+		page, err = DecodeContentPage(data)
+	}
+	if err != nil {
+		if ctx.Err() == nil {
+			w.damaged(path, id, err)
+		}
+		return
+	}
+	for _, p := range page.Parts {
+		if !p.IsHole() {
+			w.visit(index.Data, p.ID)
+		}
+	}
+	for _, ref := range page.Refs {
+		w.list(ctx, path, ref.ID)
+	}
+}
+
+// joinPath joins names of a snapshot, which are raw bytes.
+func joinPath(dir, name string) string {
+	if dir == "" {
+		return name
+	}
+	return dir + "/" + name
+}

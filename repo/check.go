@@ -1,0 +1,440 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/index"
+	"github.com/whole-tale/wtsnap/repo/storage"
+)
+
+// CheckOptions are the options of Check.
+type CheckOptions struct {
+	References References
+	// ReadShare is the share of the packs, from 0 to 1, whose every byte is read, opened, decoded and
+	// hashed. Which packs is drawn anew each time, unless Part says otherwise.
+	ReadShare float64
+	// Part and Parts choose the packs to read by their ids: part Part (from 1) of Parts. All parts
+	// together read every pack once. Zero: ReadShare decides.
+	Part, Parts int
+	Workers     int // packs read at a time; 0 means 2
+	// OnPack is called after each pack that was read, from any goroutine. It may be nil.
+	OnPack func(done, total int, bytes int64)
+}
+
+// Problem is one thing that is wrong.
+type Problem struct {
+	Kind   string `json:"kind"`   // one of the Damage constants
+	Object string `json:"object"` // the object's name, or what part of a snapshot is affected
+	Detail string `json:"detail"`
+	Hint   string `json:"hint,omitempty"`
+}
+
+// CheckReport says what a check saw.
+type CheckReport struct {
+	Packs, Blobs, Snapshots int
+	PacksRead               int
+	BytesRead               int64
+	Orphans                 PackTotals // packs that no index lists: waste, not a problem
+	Condemned               PackTotals
+	Problems                []Problem
+}
+
+// checker is one run of Check.
+type checker struct {
+	r   *Repository
+	o   CheckOptions
+	x   *index.Index
+	rep *CheckReport
+
+	mu      sync.Mutex
+	present map[index.PackID]bool // packs that are there, with the right size
+}
+
+func (c *checker) problem(p Problem) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rep.Problems = append(c.rep.Problems, p)
+}
+
+// damage files err as a problem. Errors that are no damage, such as a backend out of reach, come back.
+func (c *checker) damage(object string, err error) error {
+	var d *DamageError
+	var f *FormatError
+	switch {
+	case errors.As(err, &d):
+		p := Problem{Kind: d.Kind, Object: d.Object, Detail: strings.TrimPrefix(d.Error(), "damaged: "+d.Object+": "), Hint: d.Hint}
+		if object != "" && object != d.Object {
+			p.Object, p.Detail = object, d.Object+": "+p.Detail
+		}
+		c.problem(p)
+	case errors.As(err, &f):
+		c.problem(Problem{Kind: DamageDecode, Object: object, Detail: f.Error()})
+	case errors.Is(err, storage.ErrNotExist):
+		c.problem(Problem{Kind: DamageMissing, Object: object, Detail: err.Error()})
+	default:
+		return err
+	}
+	return nil
+}
+
+// Check looks for damage. The structure is always checked: every index segment and manifest opens,
+// every blob that a snapshot refers to is indexed, and its pack is there with the recorded size and,
+// where the backend tells it without a download, hash. Problems are in the report; an error means that
+// the check itself could not go on.
+func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
+	if o.Workers <= 0 {
+		o.Workers = 2
+	}
+	c := &checker{r: r, o: o, rep: &CheckReport{}, present: map[index.PackID]bool{}}
+	if err := c.loadIndex(ctx); err != nil {
+		return c.rep, err
+	}
+	if err := c.packs(ctx); err != nil {
+		return c.rep, err
+	}
+	if err := c.snapshots(ctx); err != nil {
+		return c.rep, err
+	}
+	if err := c.readPacks(ctx); err != nil {
+		return c.rep, err
+	}
+	slices.SortStableFunc(c.rep.Problems, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })
+	return c.rep, nil
+}
+
+// loadIndex loads each segment by itself, so that one damaged segment does not hide the others. Index
+// segments are read from the backend, not from the cache, and so are manifests.
+func (c *checker) loadIndex(ctx context.Context) error {
+	c.r.mu.Lock()
+	c.r.index, c.r.segments = index.New(), map[index.SegmentID]bool{}
+	c.r.objects = c.r.st
+	c.r.frames.clear()
+	c.x = c.r.index
+	c.r.mu.Unlock()
+	lists, err := c.r.condemnedLists(ctx)
+	if err != nil {
+		if err := c.damage(condemnedDir, err); err != nil {
+			return err
+		}
+	}
+	var names []string
+	err = c.r.st.List(ctx, indexDir, func(i storage.Info) error {
+		names = append(names, i.Name)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("listing the index: %w", err)
+	}
+	slices.Sort(names)
+	vanished := false
+	for _, name := range names {
+		id, err := index.ParseSegmentID(path.Base(name))
+		if err != nil {
+			c.problem(Problem{Kind: DamageIndex, Object: name, Detail: "is not the name of an index segment", Hint: "remove it if you put it there"})
+			continue
+		}
+		packs, err := c.r.readSegment(ctx, id)
+		if errors.Is(err, storage.ErrNotExist) {
+			vanished = true
+			break
+		}
+		if err != nil {
+			if err := c.damage(name, err); err != nil {
+				return err
+			}
+			continue
+		}
+		for _, p := range packs {
+			if _, err := c.x.AddPack(id, p); err != nil {
+				c.problem(Problem{Kind: DamageIndex, Object: name, Detail: err.Error()})
+			}
+		}
+		c.r.segments[id] = true
+	}
+	if vanished { // a prune replaces segments meanwhile
+		return c.loadIndex(ctx)
+	}
+	for _, list := range lists {
+		for _, id := range list.packs {
+			c.x.Condemn(id)
+		}
+	}
+	c.rep.Blobs = c.x.Len()
+	return nil
+}
+
+// packs compares the listing of the backend with the index.
+func (c *checker) packs(ctx context.Context) error {
+	type seen struct {
+		size int64
+		hash string
+	}
+	stored := map[index.PackID]seen{}
+	err := c.r.st.List(ctx, packsDir, func(i storage.Info) error {
+		id, err := index.ParsePackID(path.Base(i.Name))
+		if err != nil || i.Name != packName(id) {
+			c.problem(Problem{Kind: DamageIndex, Object: i.Name, Detail: "is not the name of a pack", Hint: "remove it if you put it there"})
+			return nil
+		}
+		stored[id] = seen{i.Size, i.Hash}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("listing packs: %w", err)
+	}
+	for _, info := range c.x.Packs() {
+		got, ok := stored[info.ID]
+		delete(stored, info.ID)
+		if info.Condemned {
+			if ok {
+				c.rep.Condemned.add(got.size)
+				c.present[info.ID] = got.size == info.Size
+			}
+			continue
+		}
+		c.rep.Packs++
+		name := packName(info.ID)
+		switch {
+		case !ok:
+			c.problem(Problem{Kind: DamageMissing, Object: name, Detail: "the index lists this pack, but it is not there"})
+		case got.size != info.Size:
+			c.problem(Problem{Kind: DamageSize, Object: name, Detail: fmt.Sprintf("has %d bytes, the index says %d", got.size, info.Size)})
+		case got.hash != "" && info.Hash != "" && sameAlgorithm(got.hash, info.Hash) && got.hash != info.Hash:
+			c.problem(Problem{Kind: DamageHash, Object: name, Detail: fmt.Sprintf("the backend says that its hash is %s, it was stored with %s", got.hash, info.Hash)})
+		default:
+			c.present[info.ID] = true
+		}
+	}
+	for _, s := range stored {
+		c.rep.Orphans.add(s.size)
+	}
+	return nil
+}
+
+func sameAlgorithm(a, b string) bool {
+	ka, _, _ := strings.Cut(a, ":")
+	kb, _, _ := strings.Cut(b, ":")
+	return ka == kb
+}
+
+// snapshots follows every snapshot to its blobs.
+func (c *checker) snapshots(ctx context.Context) error {
+	refs, err := c.r.Snapshots(ctx)
+	if err != nil {
+		return c.damage(snapshotsDir, err)
+	}
+	c.rep.Snapshots = len(refs)
+	visited := index.NewSet[index.BlobRef](c.x.Len())
+	reported := map[index.Key]bool{}
+	for _, ref := range refs {
+		data, err := c.r.Manifest(ctx, ref)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue // forgotten meanwhile
+		}
+		if err != nil {
+			if err := c.damage(ref.name(), err); err != nil {
+				return err
+			}
+			continue
+		}
+		var lost atomic.Int64
+		var example atomic.Pointer[chunk.ID]
+		err = c.o.References(ctx, data, func(kind index.Kind, id chunk.ID) bool {
+			first, whole := c.visit(visited, id)
+			if !whole {
+				lost.Add(1)
+				example.CompareAndSwap(nil, &id)
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				if reported[index.KeyOf(id)] {
+					return false
+				}
+				reported[index.KeyOf(id)] = true
+			}
+			return first
+		})
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			for _, e := range flatten(err) {
+				if err := c.damage("snapshot "+ref.ID.Short(), e); err != nil {
+					return err
+				}
+			}
+		}
+		if n := lost.Load(); n > 0 {
+			c.problem(Problem{Kind: DamageBlobGone, Object: "snapshot " + ref.ID.Short(),
+				Detail: fmt.Sprintf("%d of its blobs can't be had, for example %s", n, example.Load().Short()),
+				Hint:   "a backup of the same data stores them again; packs that no index lists may hold them: wtsnap repair index"})
+		}
+	}
+	return nil
+}
+
+// visit reports whether a blob is visited for the first time, and whether it and its bases lie in
+// packs that are there.
+func (c *checker) visit(visited *index.Set[index.BlobRef], id chunk.ID) (first, whole bool) {
+	return c.visitKey(visited, index.KeyOf(id), 0)
+}
+
+func (c *checker) visitKey(visited *index.Set[index.BlobRef], key index.Key, depth int) (first, whole bool) {
+	if depth > maxDepth {
+		return true, false
+	}
+	for _, loc := range c.x.Lookups(key) {
+		if !c.present[loc.PackID] {
+			continue
+		}
+		first = visited.Add(loc.Ordinal)
+		whole = true
+		if first { // otherwise its bases were followed before
+			for _, base := range loc.Bases {
+				_, ok := c.visitKey(visited, base, depth+1)
+				whole = whole && ok
+			}
+		}
+		if whole {
+			return first, true
+		}
+	}
+	return true, false
+}
+
+// flatten takes joined errors apart.
+func flatten(err error) []error {
+	if j, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []error
+		for _, e := range j.Unwrap() {
+			all = append(all, flatten(e)...)
+		}
+		return all
+	}
+	return []error{err}
+}
+
+// readPacks reads the chosen packs whole.
+func (c *checker) readPacks(ctx context.Context) error {
+	var chosen []index.PackRef
+	for ref, info := range c.x.Packs() {
+		if info.Condemned || !c.present[info.ID] {
+			continue
+		}
+		switch {
+		case c.o.Parts > 0:
+			if (int(info.ID[0])<<8|int(info.ID[1]))%c.o.Parts == c.o.Part-1 {
+				chosen = append(chosen, ref)
+			}
+		case c.o.ReadShare >= 1 || c.o.ReadShare > 0 && rand.Float64() < c.o.ReadShare:
+			chosen = append(chosen, ref)
+		}
+	}
+	var mu sync.Mutex
+	var scratch sync.Pool
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(c.o.Workers)
+	for _, ref := range chosen {
+		g.Go(func() error {
+			s, ok := scratch.Get().(*rangeScratch)
+			if !ok {
+				s = &rangeScratch{}
+			}
+			defer scratch.Put(s)
+			info := c.x.Pack(ref)
+			if err := c.readPack(ctx, ref, info, s); err != nil {
+				if err := c.damage(packName(info.ID), err); err != nil {
+					return err
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			c.rep.PacksRead++
+			c.rep.BytesRead += info.Size
+			if c.o.OnPack != nil {
+				c.o.OnPack(c.rep.PacksRead, len(chosen), info.Size)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// readPack compares a pack with its name, its own directory and the index, and decodes all that is in
+// it.
+func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.PackInfo, s *rangeScratch) error {
+	file, err := c.r.st.Get(ctx, packName(info.ID), 0, -1, s.raw)
+	if err != nil {
+		return packError(info.ID, err)
+	}
+	s.raw = file
+	damage := func(kind, detail string, err error) error {
+		return &DamageError{Kind: kind, Object: packName(info.ID), Detail: detail, Err: err}
+	}
+	if packID(file) != info.ID {
+		// Say how much of it is lost; the frames that open are whole.
+		bad := 0
+		for _, f := range c.x.Frames(ref) {
+			if c.readFrameOf(ctx, info, &f, file, s) != nil {
+				bad++
+			}
+		}
+		return damage(DamageHash, fmt.Sprintf("its bytes are not those that were stored; %d of its %d frames can't be read", bad, info.Frames), nil)
+	}
+	kind, frames, err := parsePack(c.r.keys, file)
+	if err != nil {
+		return damage(DamageOpen, "its directory can't be read", err)
+	}
+	if kind != info.Kind || !sameFrames(frames, c.x, ref) {
+		return damage(DamageIndex, "its directory and the index differ", nil)
+	}
+	for i := range frames {
+		if err := c.readFrameOf(ctx, info, &frames[i], file, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *checker) readFrameOf(ctx context.Context, info index.PackInfo, f *index.Frame, file []byte, s *rangeScratch) error {
+	end := int64(f.Offset) + int64(f.Length)
+	if end > int64(len(file)) {
+		return &DamageError{Kind: DamageSize, Object: packName(info.ID), Detail: "is shorter than the index says"}
+	}
+	_, err := c.r.decodeFrame(ctx, c.x, info.ID, info.Kind, f, file[f.Offset:end], &s.frame, 0)
+	return err
+}
+
+func sameFrames(frames []index.Frame, x *index.Index, ref index.PackRef) bool {
+	i := 0
+	for _, f := range x.Frames(ref) {
+		if i == len(frames) || f.Offset != frames[i].Offset || f.Length != frames[i].Length || f.Encoding != frames[i].Encoding ||
+			!slices.Equal(f.Bases, frames[i].Bases) || !slices.Equal(f.Blobs, frames[i].Blobs) {
+			return false
+		}
+		i++
+	}
+	return i == len(frames)
+}
+
+// parsePack reads the trailer and the directory of a whole pack file.
+func parsePack(k *keys, file []byte) (index.Kind, []index.Frame, error) {
+	if len(file) < trailerSize {
+		return 0, nil, errors.New("it is too short for a trailer")
+	}
+	offset, length, err := openTrailer(k, file[len(file)-trailerSize:], int64(len(file)))
+	if err != nil {
+		return 0, nil, err
+	}
+	return openDirectory(k, file[offset:offset+length], offset)
+}

@@ -1,0 +1,308 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/zeebo/blake3"
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/whole-tale/wtsnap/repo/storage"
+)
+
+// FormatVersion is the repository format that this program writes; it reads all up to it.
+const FormatVersion = 1
+
+const (
+	configName = "config"
+	keysDir    = "keys/"
+)
+
+// config is the only object that is not sealed: what must be known before the password.
+type config struct {
+	Format int       `json:"format"`
+	ID     string    `json:"id"` // 32 hex digits, random; bound into every key object
+	Made   time.Time `json:"created"`
+}
+
+// KDFParams are the parameters of argon2id (RFC 9106). The zero value means DefaultKDF.
+type KDFParams struct {
+	Time    uint32 // passes
+	Memory  uint32 // KiB
+	Threads uint8
+}
+
+// DefaultKDF is the second recommended option of RFC 9106, section 4: 64 MiB, 3 passes, 4 lanes.
+var defaultKDF = KDFParams{Time: 3, Memory: 64 << 10, Threads: 4}
+
+// Bounds of what a key object may ask for, so that a hostile one can't exhaust the machine.
+const (
+	maxKDFTime   = 64
+	maxKDFMemory = 4 << 20 // KiB
+)
+
+// keyPrefix starts the content of a key file made by NewKeyFile. Such a password has 256 random bits
+// and needs no slow derivation.
+const keyPrefix = "wtsnap-key-1:"
+
+// NewKeyFile returns the content of a key file: a password that no one can guess, and that opens the
+// repository without the cost of a slow key derivation.
+func NewKeyFile() ([]byte, error) {
+	var key [keySize]byte
+	if _, err := io.ReadFull(rand.Reader, key[:]); err != nil {
+		return nil, fmt.Errorf("reading random bytes: %w", err)
+	}
+	return []byte(keyPrefix + hex.EncodeToString(key[:])), nil
+}
+
+// isKeyFile reports whether password is the content of a key file.
+func isKeyFile(password []byte) bool {
+	rest, ok := strings.CutPrefix(string(password), keyPrefix)
+	if !ok || len(rest) != 2*keySize {
+		return false
+	}
+	_, err := hex.DecodeString(rest)
+	return err == nil
+}
+
+// keyObject is the content of keys/ID, JSON: the master key, sealed by a key that comes from a
+// password.
+type keyObject struct {
+	Version int       `json:"version"`
+	KDF     string    `json:"kdf"` // "argon2id", or "blake3" for a key file
+	Time    uint32    `json:"time,omitempty"`
+	Memory  uint32    `json:"memory_kib,omitempty"`
+	Threads uint8     `json:"threads,omitempty"`
+	Salt    []byte    `json:"salt"`
+	Sealed  []byte    `json:"sealed"` // nonce, then master key and KeyInfo as JSON
+	Made    time.Time `json:"created"`
+}
+
+// KeyInfo describes a key object; all but ID is sealed in it.
+type KeyInfo struct {
+	ID      string    `json:"id"` // 32 hex digits, the object's name
+	Label   string    `json:"label"`
+	Host    string    `json:"host"`
+	User    string    `json:"user"`
+	Created time.Time `json:"created"`
+	Current bool      `json:"current"` // it opened this repository
+}
+
+// sealedKey is the plaintext of keyObject.Sealed.
+type sealedKey struct {
+	Master []byte  `json:"master"`
+	Info   KeyInfo `json:"info"`
+}
+
+const kdfKeyFile = "blake3"
+const kdfArgon2id = "argon2id"
+
+// wrappingKey derives what seals the master key. It may take as long as the parameters ask.
+func (k *keyObject) wrappingKey(password []byte) ([]byte, error) {
+	switch k.KDF {
+	case kdfArgon2id:
+		if k.Time == 0 || k.Time > maxKDFTime || k.Memory == 0 || k.Memory > maxKDFMemory || k.Threads == 0 {
+			return nil, fmt.Errorf("argon2id parameters out of bounds: %d passes, %d KiB, %d threads", k.Time, k.Memory, k.Threads)
+		}
+		return argon2.IDKey(password, k.Salt, k.Time, k.Memory, k.Threads, keySize), nil
+	case kdfKeyFile:
+		out := make([]byte, keySize)
+		blake3.DeriveKey("wtsnap 2026-11-23 key file", append(bytes.Clone(password), k.Salt...), out)
+		return out, nil
+	}
+	return nil, fmt.Errorf("unknown key derivation %q", k.KDF)
+}
+
+// keyAD binds a key object to its repository and to its parameters.
+func (k *keyObject) ad(repository string) []byte {
+	return fmt.Appendf(nil, "wtsnap key\x00%s\x00%d\x00%s\x00%d\x00%d\x00%d\x00%x",
+		repository, k.Version, k.KDF, k.Time, k.Memory, k.Threads, k.Salt)
+}
+
+// newKeyObject wraps master.
+func newKeyObject(repository string, master [keySize]byte, password []byte, p KDFParams, label string) (string, []byte, error) {
+	if len(password) == 0 {
+		return "", nil, errors.New("the password is empty")
+	}
+	if p == (KDFParams{}) {
+		p = defaultKDF
+	}
+	id, err := randomID()
+	if err != nil {
+		return "", nil, err
+	}
+	k := keyObject{Version: 1, KDF: kdfArgon2id, Time: p.Time, Memory: p.Memory, Threads: p.Threads,
+		Salt: make([]byte, 32), Made: time.Now().UTC().Truncate(time.Second)}
+	if isKeyFile(password) {
+		k.KDF, k.Time, k.Memory, k.Threads = kdfKeyFile, 0, 0, 0
+	}
+	if _, err := io.ReadFull(rand.Reader, k.Salt); err != nil {
+		return "", nil, fmt.Errorf("reading random bytes: %w", err)
+	}
+	host, _ := os.Hostname() // a label for people; empty is fine
+	plain, err := json.Marshal(sealedKey{Master: master[:], Info: KeyInfo{
+		ID: hex.EncodeToString(id[:]), Label: label, Host: host, User: os.Getenv("USER"), Created: k.Made}})
+	if err != nil {
+		return "", nil, err
+	}
+	wrap, err := k.wrappingKey(password)
+	if err != nil {
+		return "", nil, err
+	}
+	aead, err := chacha20poly1305.NewX(wrap)
+	if err != nil {
+		return "", nil, err
+	}
+	nonce := make([]byte, nonceSize)
+	if _, err := io.ReadFull(rand.Reader, nonce); err != nil {
+		return "", nil, fmt.Errorf("reading random bytes: %w", err)
+	}
+	k.Sealed = aead.Seal(nonce, nonce, plain, k.ad(repository))
+	data, err := json.MarshalIndent(k, "", " ")
+	return hex.EncodeToString(id[:]), append(data, '\n'), err
+}
+
+// openKeyObject returns the master key, or ErrWrongPassword.
+func openKeyObject(repository string, data, password []byte) (*sealedKey, error) {
+	var k keyObject
+	if err := strictJSON(data, &k); err != nil {
+		return nil, err
+	}
+	if k.Version != 1 {
+		return nil, &FormatError{Version: k.Version, Supported: 1}
+	}
+	if (k.KDF == kdfKeyFile) != isKeyFile(password) {
+		return nil, ErrWrongPassword // spares the cost of trying
+	}
+	wrap, err := k.wrappingKey(password)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := chacha20poly1305.NewX(wrap)
+	if err != nil {
+		return nil, err
+	}
+	if len(k.Sealed) < Overhead {
+		return nil, errors.New("the sealed key is too short")
+	}
+	plain, err := aead.Open(nil, k.Sealed[:nonceSize], k.Sealed[nonceSize:], k.ad(repository))
+	if err != nil {
+		return nil, ErrWrongPassword
+	}
+	var s sealedKey
+	if err := strictJSON(plain, &s); err != nil || len(s.Master) != keySize {
+		return nil, errors.New("the key object holds no master key")
+	}
+	return &s, nil
+}
+
+// strictJSON decodes one JSON value and refuses unknown keys and trailing bytes.
+func strictJSON(data []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("bytes after the end")
+	}
+	return nil
+}
+
+// keyNames lists the key objects, in the order of their names.
+func keyNames(ctx context.Context, st storage.Storage) ([]string, error) {
+	var names []string
+	err := st.List(ctx, keysDir, func(i storage.Info) error {
+		names = append(names, i.Name)
+		return nil
+	})
+	sort.Strings(names)
+	return names, err
+}
+
+// Keys lists the passwords of the repository. Only the current one's label can be read: the others
+// are sealed by their own passwords.
+func (r *Repository) Keys(ctx context.Context) ([]KeyInfo, error) {
+	names, err := keyNames(ctx, r.st)
+	if err != nil {
+		return nil, fmt.Errorf("listing keys: %w", err)
+	}
+	infos := make([]KeyInfo, 0, len(names))
+	for _, name := range names {
+		if id := path.Base(name); id == r.key.ID {
+			infos = append(infos, r.key)
+			continue
+		}
+		data, err := r.st.Get(ctx, name, 0, -1, nil)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", name, err)
+		}
+		var k keyObject
+		if err := strictJSON(data, &k); err != nil {
+			return nil, &DamageError{Kind: DamageDecode, Object: name, Detail: "is no key object", Err: err}
+		}
+		infos = append(infos, KeyInfo{ID: path.Base(name), Created: k.Made})
+	}
+	return infos, nil
+}
+
+// AddKey adds a password and returns what describes it.
+func (r *Repository) AddKey(ctx context.Context, password []byte, p KDFParams, label string) (KeyInfo, error) {
+	id, data, err := newKeyObject(r.config.ID, r.master, password, p, label)
+	if err != nil {
+		return KeyInfo{}, err
+	}
+	s, err := openKeyObject(r.config.ID, data, password)
+	if err != nil {
+		return KeyInfo{}, fmt.Errorf("verifying the new key before it is stored: %w", err)
+	}
+	if _, err := r.st.Put(ctx, keysDir+id, data); err != nil {
+		return KeyInfo{}, fmt.Errorf("storing the key: %w", err)
+	}
+	return s.Info, nil
+}
+
+// RemoveKey removes a password. The current one can be removed as long as another is left; whoever
+// knows the master key from before still has it: only a copy into a new repository changes that.
+func (r *Repository) RemoveKey(ctx context.Context, id string) error {
+	names, err := keyNames(ctx, r.st)
+	if err != nil {
+		return fmt.Errorf("listing keys: %w", err)
+	}
+	if len(names) < 2 {
+		return ErrLastKey
+	}
+	for _, name := range names {
+		if path.Base(name) == id {
+			return r.st.Delete(ctx, name)
+		}
+	}
+	return fmt.Errorf("no key %s: %w", id, storage.ErrNotExist)
+}
+
+// ChangeKey adds a password and then removes the one that opened this repository.
+func (r *Repository) ChangeKey(ctx context.Context, password []byte, p KDFParams) (KeyInfo, error) {
+	old := r.key
+	info, err := r.AddKey(ctx, password, p, old.Label)
+	if err != nil {
+		return KeyInfo{}, err
+	}
+	if err := r.st.Delete(ctx, keysDir+old.ID); err != nil {
+		return info, fmt.Errorf("the new password works, but the old one could not be removed: %w", err)
+	}
+	info.Current = true
+	r.key = info
+	return info, nil
+}

@@ -1,0 +1,577 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/index"
+	"github.com/whole-tale/wtsnap/repo/storage"
+)
+
+const (
+	// DefaultGrace is the least time between condemning a pack and removing it: a nightly prune frees
+	// what the night before condemned, and no restore runs for that long on an old index.
+	DefaultGrace = 20 * time.Hour
+	// MinGrace is the shortest grace but for 0, which says that nobody else is active.
+	MinGrace = time.Hour
+	// DefaultMaxUnused is the share of unused bytes, in percent, that prune leaves where it is.
+	DefaultMaxUnused = 5
+	// smallPack is the size below which packs are worth merging, and mergePacks how many it takes.
+	smallPack  = packBytes / 4
+	mergePacks = 12
+	// mergeSegments is how many index segments may pile up before they are merged, and segmentBlobs
+	// how many blobs a merged segment lists at most.
+	mergeSegments = 16
+	segmentBlobs  = 200_000
+)
+
+// References calls visit for every blob that a snapshot refers to, trees and data alike, with the ids
+// of trees before what they hold. Where visit returns false the blob was visited before, and what a
+// tree holds need not be visited again. It is called for one snapshot at a time; it may call visit
+// concurrently. An error means that what the snapshot refers to is not fully known.
+type References func(ctx context.Context, manifest []byte, visit func(kind index.Kind, id chunk.ID) bool) error
+
+// PruneOptions are the options of PlanPrune.
+type PruneOptions struct {
+	References References
+	// MaxUnused is the share of unused bytes, in percent of the used ones, that may stay. Negative means
+	// DefaultMaxUnused.
+	MaxUnused float64
+	// MaxRepack bounds the bytes that are rewritten; 0 means no bound.
+	MaxRepack int64
+	// Grace is the least time between condemning and removing; 0 means that nobody else is active, and
+	// that everything is removed at once.
+	Grace time.Duration
+	Level chunk.Level
+}
+
+// PrunePlan says what a prune would do. It is made without changing anything but the prune's lease.
+type PrunePlan struct {
+	Snapshots   int
+	Used        PackTotals // packs that stay as they are
+	Repack      PackTotals // packs whose used blobs are written anew, and which are then condemned
+	Condemn     PackTotals // packs without a used blob
+	Orphans     PackTotals // packs that no index lists
+	Sweep       PackTotals // packs condemned before, removed now
+	Later       PackTotals // packs condemned before, removed by a later prune
+	Absolved    int        // packs condemned before that are in use again
+	RepackBytes int64      // bytes that repacking writes, about
+	UnusedLeft  int64      // unused bytes that stay in packs that stay
+	Forgotten   int        // forgotten snapshots that can't be brought back any more after this
+	NextSweep   time.Time  // from when on what is condemned now can be removed
+
+	r       *Repository
+	o       PruneOptions
+	lease   *lease
+	index   *index.Index
+	used    *index.Set[index.BlobRef] // one copy of each blob
+	keep    []index.PackID
+	repack  []index.PackRef
+	condemn []index.PackID // unused and orphans
+	sweep   []sweepList
+	later   []condemnedList
+	merge   bool // the index segments
+}
+
+// PackTotals counts packs.
+type PackTotals struct {
+	Packs int   `json:"packs"`
+	Bytes int64 `json:"bytes"`
+}
+
+func (t *PackTotals) add(bytes int64) { t.Packs++; t.Bytes += bytes }
+
+// sweepList is a condemned list that can be acted on.
+type sweepList struct {
+	condemnedList
+	remove []index.PackID // those that nothing needs
+}
+
+// PruneReport says what a prune did.
+type PruneReport struct {
+	Kept, Repacked, Condemned, Deleted PackTotals
+	Rewritten                          int64 // bytes that repacking stored
+	UnusedLeft                         int64
+	NextSweep                          time.Time // zero: nothing is left to remove
+}
+
+// PlanPrune takes the prune's lease and finds out what can be removed. ErrBusy: another prune is at
+// work. The plan must be closed; Execute may be called once before.
+func (r *Repository) PlanPrune(ctx context.Context, o PruneOptions) (p *PrunePlan, err error) {
+	if o.MaxUnused < 0 {
+		o.MaxUnused = DefaultMaxUnused
+	}
+	if o.Grace != 0 && o.Grace < MinGrace {
+		return nil, fmt.Errorf("a grace time of %s is too short: at least %s, or 0 if nobody else uses the repository", o.Grace, MinGrace)
+	}
+	l, err := r.newLease(ctx, leasePrune)
+	if err != nil {
+		return nil, err
+	}
+	l.keepAlive(context.WithoutCancel(ctx))
+	p = &PrunePlan{r: r, o: o, lease: l}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close(context.WithoutCancel(ctx)))
+			p = nil
+		}
+	}()
+	// Leases before snapshots: a writer whose lease is gone by now has stored its manifest.
+	leases, err := r.leases(ctx)
+	if err != nil {
+		return p, err
+	}
+	if livePrune(leases, l.ID) != nil {
+		return p, ErrBusy
+	}
+	lists, err := r.condemnedLists(ctx)
+	if err != nil {
+		return p, err
+	}
+	if err := r.LoadIndex(ctx); err != nil {
+		return p, err
+	}
+	p.index = r.Index()
+	if err := p.mark(ctx); err != nil {
+		return p, err
+	}
+	if err := p.choose(ctx, leases, lists); err != nil {
+		return p, err
+	}
+	return p, nil
+}
+
+// Close gives up the prune's lease.
+func (p *PrunePlan) Close(ctx context.Context) error { return p.lease.remove(ctx) }
+
+// mark finds one copy of every blob that the snapshots reach, and of the bases that these need.
+func (p *PrunePlan) mark(ctx context.Context) error {
+	refs, err := p.r.Snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	p.Snapshots = len(refs)
+	p.used = index.NewSet[index.BlobRef](p.index.Len())
+	m := marker{x: p.index, used: p.used}
+	for _, ref := range refs {
+		data, err := p.r.Manifest(ctx, ref)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue // forgotten meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("snapshot %s: %w", ref.ID.Short(), err)
+		}
+		if err := p.o.References(ctx, data, m.visit); err != nil {
+			return fmt.Errorf("snapshot %s: finding out what it needs: %w; nothing is removed while that is unknown "+
+				"(wtsnap check says more)", ref.ID.Short(), err)
+		}
+		if err := m.err(); err != nil {
+			return fmt.Errorf("snapshot %s: %w; nothing is removed while it is incomplete", ref.ID.Short(), err)
+		}
+	}
+	return nil
+}
+
+// choose decides for each pack.
+func (p *PrunePlan) choose(ctx context.Context, leases []leaseRecord, lists []condemnedList) error {
+	stored := map[index.PackID]int64{}
+	err := p.r.st.List(ctx, packsDir, func(i storage.Info) error {
+		if id, err := index.ParsePackID(path.Base(i.Name)); err == nil {
+			stored[id] = i.Size
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("listing packs: %w", err)
+	}
+	condemned := p.chooseLists(leases, lists, stored)
+
+	type candidate struct {
+		ref          index.PackRef
+		id           index.PackID
+		used, unused int64
+		small        bool
+	}
+	var candidates []candidate
+	var used, unused int64
+	for ref, info := range p.index.Packs() {
+		if condemned[info.ID] {
+			delete(stored, info.ID)
+			continue
+		}
+		u := p.usedBytes(ref)
+		delete(stored, info.ID)
+		if u == 0 {
+			p.Condemn.add(info.Size)
+			p.condemn = append(p.condemn, info.ID)
+			continue
+		}
+		c := candidate{ref, info.ID, u, max(info.Size-u, 0), info.Size < smallPack}
+		if c.unused < info.Size/50 { // directory and padding
+			c.unused = 0
+		}
+		used += u
+		unused += c.unused
+		candidates = append(candidates, c)
+	}
+	// The packs with the most waste first: the most bytes freed for each that is rewritten.
+	slices.SortFunc(candidates, func(a, b candidate) int {
+		return cmp.Or(cmp.Compare(b.unused*a.used, a.unused*b.used), slices.Compare(a.id[:], b.id[:]))
+	})
+	allowed := int64(p.o.MaxUnused / 100 * float64(used))
+	small := map[index.Kind]int{}
+	for _, c := range candidates {
+		if c.small {
+			small[p.index.Pack(c.ref).Kind]++
+		}
+	}
+	p.UnusedLeft = unused
+	for _, c := range candidates {
+		info := p.index.Pack(c.ref)
+		wasteful := c.unused > 0 && p.UnusedLeft > allowed
+		mergeable := c.small && small[info.Kind] >= mergePacks
+		if (wasteful || mergeable) && (p.o.MaxRepack == 0 || p.RepackBytes+c.used <= p.o.MaxRepack) {
+			p.Repack.add(info.Size)
+			p.repack = append(p.repack, c.ref)
+			p.RepackBytes += c.used
+			p.UnusedLeft -= c.unused
+			continue
+		}
+		p.Used.add(info.Size)
+		p.keep = append(p.keep, c.id)
+	}
+	slices.Sort(p.repack) // in their order in the repository: locality survives
+	for id, size := range stored {
+		if condemned[id] {
+			continue
+		}
+		p.Orphans.add(size)
+		p.condemn = append(p.condemn, id)
+	}
+	slices.SortFunc(p.condemn, func(a, b index.PackID) int { return slices.Compare(a[:], b[:]) })
+	p.merge = len(p.index.Segments()) > mergeSegments
+	p.NextSweep = time.Now().Add(p.o.Grace)
+	forgotten, err := p.r.Forgotten(ctx)
+	p.Forgotten = len(forgotten)
+	return err
+}
+
+// chooseLists decides which condemned lists can be acted on, and returns the packs of all of them that
+// nothing needs. Packs that are needed again are absolved: they count as any other.
+func (p *PrunePlan) chooseLists(leases []leaseRecord, lists []condemnedList, stored map[index.PackID]int64) map[index.PackID]bool {
+	now := time.Now()
+	condemned := map[index.PackID]bool{}
+	for _, list := range lists {
+		ready := now.Sub(list.Time) >= p.o.Grace
+		for _, l := range leases {
+			if p.o.Grace > 0 && l.Kind == leaseWriter && !l.dead(now) && !slices.Contains(l.Seen, list.ID) {
+				ready = false
+			}
+		}
+		s := sweepList{condemnedList: list}
+		for _, id := range list.packs {
+			if ref, ok := p.index.FindPack(id); ok && p.usedBytes(ref) > 0 {
+				p.Absolved++
+				continue
+			}
+			if condemned[id] {
+				continue // an older list has it
+			}
+			condemned[id] = true
+			s.remove = append(s.remove, id)
+			if ready {
+				p.Sweep.add(stored[id])
+			} else {
+				p.Later.add(stored[id])
+			}
+		}
+		if ready {
+			p.sweep = append(p.sweep, s)
+		} else {
+			p.later = append(p.later, list)
+		}
+	}
+	return condemned
+}
+
+// usedBytes sums the sealed bytes of a pack's frames that hold a used blob, each in proportion.
+func (p *PrunePlan) usedBytes(ref index.PackRef) int64 {
+	var sum int64
+	blob := p.index.Pack(ref).FirstBlob
+	for _, f := range p.index.Frames(ref) {
+		var used, all int64
+		for _, b := range f.Blobs {
+			all += int64(b.Size) + 1
+			if p.used.Has(blob) {
+				used += int64(b.Size) + 1
+			}
+			blob++
+		}
+		sum += (int64(f.Length)*used + all - 1) / all
+	}
+	return sum
+}
+
+// Execute does what the plan says: repack, condemn, sweep, in an order in which an interruption at any
+// point leaves nothing but waste.
+func (p *PrunePlan) Execute(ctx context.Context) (*PruneReport, error) {
+	rep := &PruneReport{Kept: p.Used, Repacked: p.Repack, UnusedLeft: p.UnusedLeft}
+	condemn := slices.Clone(p.condemn)
+	if len(p.repack) > 0 {
+		stored, err := p.rewrite(ctx)
+		if err != nil {
+			return rep, err
+		}
+		rep.Rewritten = stored
+		for _, ref := range p.repack {
+			condemn = append(condemn, p.index.Pack(ref).ID)
+		}
+	}
+	if err := p.lease.check(); err != nil {
+		return rep, err
+	}
+	if len(condemn) > 0 {
+		list, err := p.r.putCondemned(ctx, condemn)
+		if err != nil {
+			return rep, err
+		}
+		rep.Condemned = PackTotals{len(condemn), p.Condemn.Bytes + p.Orphans.Bytes + p.Repack.Bytes}
+		if p.o.Grace == 0 {
+			p.sweep = append(p.sweep, sweepList{condemnedList: list, remove: list.packs})
+			p.Sweep.Packs += rep.Condemned.Packs
+			p.Sweep.Bytes += rep.Condemned.Bytes
+		} else {
+			rep.NextSweep = p.NextSweep
+		}
+	}
+	if len(p.later) > 0 && rep.NextSweep.IsZero() {
+		rep.NextSweep = p.NextSweep
+	}
+	if err := p.doSweep(ctx); err != nil {
+		return rep, err
+	}
+	rep.Deleted = p.Sweep
+	return rep, nil
+}
+
+// rewrite stores the used blobs of the packs to be repacked in new packs, and lists them. Frames that
+// are used wholly are copied as they are, after they were opened and verified.
+func (p *PrunePlan) rewrite(ctx context.Context) (stored int64, err error) {
+	s := newSession(ctx, p.r, SessionOptions{Level: p.o.Level, Uploads: 2}, p.lease)
+	s.index = p.index
+	defer s.stop(context.WithoutCancel(ctx))
+	w := s.Writer()
+	var scratch frameScratch
+	for _, ref := range p.repack {
+		info := p.index.Pack(ref)
+		p.index.Condemn(info.ID)
+		blob := info.FirstBlob
+		for _, f := range p.index.Frames(ref) {
+			first, used := blob, 0
+			for range f.Blobs {
+				if p.used.Has(blob) {
+					used++
+				}
+				blob++
+			}
+			if used == 0 {
+				continue
+			}
+			sealed, err := p.r.storeFor(info.Kind).Get(ctx, packName(info.ID), int64(f.Offset), int64(f.Length), nil)
+			if err != nil {
+				return 0, packError(info.ID, err)
+			}
+			plain, err := p.r.decodeFrame(ctx, p.index, info.ID, info.Kind, &f, sealed, &scratch, 0)
+			if err != nil {
+				return 0, err
+			}
+			if used == len(f.Blobs) {
+				err = w.putSealed(ctx, info.Kind, f, sealed)
+			} else {
+				err = p.putUsed(ctx, w, info.Kind, first, f, plain)
+			}
+			if err != nil {
+				return 0, err
+			}
+		}
+	}
+	if err := s.flush(ctx); err != nil {
+		return 0, err
+	}
+	return s.stats.stored.Load(), nil
+}
+
+func (p *PrunePlan) putUsed(ctx context.Context, w *Writer, kind index.Kind, first index.BlobRef, f index.Frame, plain []byte) error {
+	pos := uint32(0)
+	for i, b := range f.Blobs {
+		if p.used.Has(first + index.BlobRef(i)) {
+			if _, _, err := w.Put(ctx, kind, plain[pos:pos+b.Size]); err != nil {
+				return err
+			}
+		}
+		pos += b.Size
+	}
+	return nil
+}
+
+// putCondemned stores a condemned list.
+func (r *Repository) putCondemned(ctx context.Context, packs []index.PackID) (condemnedList, error) {
+	id, err := randomID()
+	if err != nil {
+		return condemnedList{}, err
+	}
+	c := condemnedList{ID: hex.EncodeToString(id[:]), Time: time.Now().UTC(), packs: packs}
+	c.name = condemnedDir + c.ID
+	for _, pack := range packs {
+		c.Packs = append(c.Packs, pack.String())
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		return condemnedList{}, err
+	}
+	return c, r.writeObject(ctx, c.name, data)
+}
+
+// doSweep removes what the chosen lists name: from the index, then the packs, then the manifests that
+// were forgotten before, then the lists.
+func (p *PrunePlan) doSweep(ctx context.Context) error {
+	gone := map[index.PackID]bool{}
+	var oldest time.Time
+	for _, list := range p.sweep {
+		for _, id := range list.remove {
+			gone[id] = true
+		}
+		if oldest.IsZero() || list.Time.After(oldest) {
+			oldest = list.Time
+		}
+	}
+	if err := p.r.rewriteSegments(ctx, gone, p.merge); err != nil {
+		return err
+	}
+	for id := range gone {
+		// Through the cache, so that it forgets tree packs as well.
+		if err := p.r.cached.Delete(ctx, packName(id)); err != nil {
+			return fmt.Errorf("removing a pack: %w", err)
+		}
+	}
+	if err := p.sweepForgotten(ctx, oldest); err != nil {
+		return err
+	}
+	for _, list := range p.sweep {
+		if err := p.r.st.Delete(ctx, list.name); err != nil {
+			return fmt.Errorf("removing a condemned list: %w", err)
+		}
+	}
+	return nil
+}
+
+// sweepForgotten removes the manifests whose data may be gone, and the notes on them: those forgotten
+// snapshots that miss a pack.
+func (p *PrunePlan) sweepForgotten(ctx context.Context, condemned time.Time) error {
+	if condemned.IsZero() {
+		return nil
+	}
+	refs, err := p.r.Forgotten(ctx)
+	if err != nil || len(refs) == 0 {
+		return err
+	}
+	if err := p.r.LoadIndex(ctx); err != nil {
+		return err
+	}
+	notes, err := p.r.annotationNames(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		whole, err := p.r.restorable(ctx, ref, p.o.References)
+		if err != nil {
+			return err
+		}
+		if whole {
+			continue
+		}
+		for _, name := range append([]string{ref.forgottenName()}, notes[ref.ID]...) {
+			if err := p.r.cached.Delete(ctx, name); err != nil {
+				return fmt.Errorf("removing a forgotten snapshot: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// restorable reports whether the index still has all that a snapshot refers to.
+func (r *Repository) restorable(ctx context.Context, ref SnapshotRef, references References) (bool, error) {
+	data, err := r.Manifest(ctx, ref)
+	if errors.Is(err, storage.ErrNotExist) {
+		return true, nil // undeleted meanwhile
+	}
+	if err != nil {
+		return false, err
+	}
+	x := r.Index()
+	m := marker{x: x, used: index.NewSet[index.BlobRef](x.Len())}
+	err = references(ctx, data, m.visit)
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	return err == nil && m.err() == nil, nil
+}
+
+// rewriteSegments replaces the index segments that list a pack of gone by ones that do not, and merges
+// all of them if asked to.
+func (r *Repository) rewriteSegments(ctx context.Context, gone map[index.PackID]bool, merge bool) error {
+	r.mu.Lock()
+	var ids []index.SegmentID
+	for id := range r.segments {
+		ids = append(ids, id)
+	}
+	r.mu.Unlock()
+	slices.SortFunc(ids, func(a, b index.SegmentID) int { return slices.Compare(a[:], b[:]) })
+	var old []index.SegmentID
+	seen := map[index.PackID]bool{}
+	var keep []index.Pack
+	for _, id := range ids {
+		packs, err := r.readSegment(ctx, id)
+		if err != nil {
+			return err
+		}
+		touched := slices.ContainsFunc(packs, func(p index.Pack) bool { return gone[p.ID] })
+		if !touched && !merge {
+			continue
+		}
+		old = append(old, id)
+		for _, p := range packs {
+			if !gone[p.ID] && !seen[p.ID] {
+				seen[p.ID] = true
+				keep = append(keep, p)
+			}
+		}
+	}
+	for len(keep) > 0 {
+		n, blobs := 0, 0
+		for n < len(keep) && (n == 0 || blobs < segmentBlobs) {
+			for _, f := range keep[n].Frames {
+				blobs += len(f.Blobs)
+			}
+			n++
+		}
+		if _, err := r.writeSegment(ctx, keep[:n]); err != nil {
+			return err
+		}
+		keep = keep[n:]
+	}
+	for _, id := range old {
+		if err := r.cached.Delete(ctx, segmentName(id)); err != nil {
+			return fmt.Errorf("removing an index segment: %w", err)
+		}
+	}
+	return nil
+}

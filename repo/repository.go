@@ -1,0 +1,334 @@
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/index"
+	"github.com/whole-tale/wtsnap/repo/storage"
+)
+
+// Repository is an open repository. Its methods may be called concurrently.
+type Repository struct {
+	st     storage.Storage // the backend
+	cached storage.Storage // the same through a local cache: for index, manifests and tree packs
+	// objects is where small objects are read: cached, or st once Check wants to see the backend's own.
+	objects storage.Storage
+	config  config
+	master  [keySize]byte
+	key     KeyInfo
+	keys    *keys
+	frames  *frameCache
+
+	mu       sync.Mutex // guards what LoadIndex replaces
+	index    *index.Index
+	segments map[index.SegmentID]bool // those in index
+}
+
+// InitOptions are the options of Init.
+type InitOptions struct {
+	Password []byte    // required; the content of a key file (NewKeyFile) needs no slow derivation
+	KDF      KDFParams // zero: RFC 9106's second recommendation
+	Label    string    // of the first key
+}
+
+// OpenOptions are the options of Open.
+type OpenOptions struct {
+	Password []byte
+	// Cached is the same storage behind a local cache, for the objects that are worth a copy: index
+	// segments, manifests, annotations and packs of trees. Nil: no cache.
+	Cached storage.Storage
+}
+
+// Init makes a repository. It fails with ErrExists where a config or a key object is already.
+// The key is stored before the config: what has a config has a key.
+func Init(ctx context.Context, st storage.Storage, o InitOptions) (*Repository, error) {
+	if _, err := st.Stat(ctx, configName); err == nil {
+		return nil, ErrExists
+	} else if !errors.Is(err, storage.ErrNotExist) {
+		return nil, fmt.Errorf("looking for a repository: %w", err)
+	}
+	if names, err := keyNames(ctx, st); err != nil {
+		return nil, fmt.Errorf("looking for a repository: %w", err)
+	} else if len(names) > 0 {
+		return nil, fmt.Errorf("%w: keys are here, but no config", ErrExists)
+	}
+	id, err := randomID()
+	if err != nil {
+		return nil, err
+	}
+	c := config{Format: FormatVersion, ID: hex.EncodeToString(id[:]), Made: time.Now().UTC().Truncate(time.Second)}
+	var master [keySize]byte
+	if _, err := io.ReadFull(rand.Reader, master[:]); err != nil {
+		return nil, fmt.Errorf("reading random bytes: %w", err)
+	}
+	keyID, data, err := newKeyObject(c.ID, master, o.Password, o.KDF, o.Label)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := st.Put(ctx, keysDir+keyID, data); err != nil {
+		return nil, fmt.Errorf("storing the key: %w", err)
+	}
+	data, err = json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := st.Put(ctx, configName, append(data, '\n')); err != nil {
+		return nil, fmt.Errorf("storing the config: %w", err)
+	}
+	return Open(ctx, st, OpenOptions{Password: o.Password})
+}
+
+// readConfig reads the config object: ErrNoRepository, *FormatError, *DamageError.
+func readConfig(ctx context.Context, st storage.Storage) (config, error) {
+	data, err := st.Get(ctx, configName, 0, -1, nil)
+	if errors.Is(err, storage.ErrNotExist) {
+		return config{}, ErrNoRepository
+	}
+	if err != nil {
+		return config{}, fmt.Errorf("reading the config: %w", err)
+	}
+	var c config
+	if err := json.Unmarshal(data, &c); err != nil {
+		return config{}, &DamageError{Kind: DamageDecode, Object: configName, Detail: "is not the config of a repository", Err: err}
+	}
+	if c.Format > FormatVersion {
+		return config{}, &FormatError{Version: c.Format, Supported: FormatVersion}
+	}
+	if raw, err := hex.DecodeString(c.ID); err != nil || len(raw) != 16 || c.Format < 1 {
+		return config{}, &DamageError{Kind: DamageDecode, Object: configName, Detail: "has no valid format or id"}
+	}
+	return c, nil
+}
+
+// Open opens a repository: ErrNoRepository, ErrWrongPassword, *FormatError, *DamageError.
+func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, error) {
+	c, err := readConfig(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	names, err := keyNames(ctx, st)
+	if err != nil {
+		return nil, fmt.Errorf("listing keys: %w", err)
+	}
+	if len(names) == 0 {
+		return nil, &DamageError{Kind: DamageMissing, Object: keysDir, Detail: "no key object is left",
+			Hint: "without a key object nothing can be read; bring one back from a copy of the repository"}
+	}
+	var damaged error
+	for _, name := range names {
+		data, err := st.Get(ctx, name, 0, -1, nil)
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", name, err)
+		}
+		s, err := openKeyObject(c.ID, data, o.Password)
+		switch {
+		case errors.Is(err, ErrWrongPassword):
+			continue
+		case err != nil: // another key may open it
+			damaged = &DamageError{Kind: DamageDecode, Object: name, Detail: "is no key object", Err: err}
+			continue
+		}
+		r := &Repository{st: st, cached: o.Cached, config: c, key: s.Info, index: index.New(),
+			segments: map[index.SegmentID]bool{}, frames: newFrameCache(frameCacheBytes)}
+		if r.cached == nil {
+			r.cached = st
+		}
+		r.objects = r.cached
+		r.key.ID, r.key.Current = path.Base(name), true
+		copy(r.master[:], s.Master)
+		if r.keys, err = deriveKeys(r.master); err != nil {
+			return nil, err
+		}
+		return r, nil
+	}
+	if damaged != nil {
+		return nil, damaged
+	}
+	return nil, ErrWrongPassword
+}
+
+// ID is the repository's random id, 32 hex digits.
+func (r *Repository) ID() string { return r.config.ID }
+
+// ChunkParams are the chunker's parameters; its polynomial is this repository's secret.
+func (r *Repository) ChunkParams() chunk.Params { return r.keys.params }
+
+// Hasher computes the ids of this repository's blobs.
+func (r *Repository) Hasher() *chunk.Hasher { return r.keys.hasher }
+
+// Index is the index as of the last LoadIndex, plus what sessions added since.
+func (r *Repository) Index() *index.Index {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.index
+}
+
+// Size returns a blob's plaintext size in bytes, from the index.
+func (r *Repository) Size(id chunk.ID) (uint32, bool) {
+	loc, ok := r.Index().Lookup(index.KeyOf(id))
+	return loc.Size, ok
+}
+
+// loadWorkers is how many small objects are read at a time.
+const loadWorkers = 8
+
+// LoadIndex brings the index up to date: it reads the segments that it does not have yet. Where a
+// known segment has vanished (a prune replaced it) the index is built anew. The condemned lists are
+// read first, so that what only they still hold counts as absent (docs/format.md, garbage collection).
+func (r *Repository) LoadIndex(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		again, err := r.loadIndexOnce(ctx)
+		if err != nil || !again {
+			return err
+		}
+		if attempt == 4 {
+			return errors.New("loading the index: it kept changing; try again")
+		}
+	}
+}
+
+// loadIndexOnce reports whether a segment vanished between listing and reading.
+func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) {
+	condemned, err := r.condemnedLists(ctx)
+	if err != nil {
+		return false, err
+	}
+	listed := map[index.SegmentID]bool{}
+	err = r.cached.List(ctx, indexDir, func(i storage.Info) error {
+		id, err := index.ParseSegmentID(path.Base(i.Name))
+		if err != nil {
+			return &DamageError{Kind: DamageIndex, Object: i.Name, Detail: "is not the name of an index segment",
+				Hint: "remove it if you put it there"}
+		}
+		listed[id] = true
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("listing the index: %w", err)
+	}
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	x, have := r.index, r.segments
+	for id := range have {
+		if !listed[id] {
+			x, have = index.New(), map[index.SegmentID]bool{}
+			break
+		}
+	}
+	var missing []index.SegmentID
+	for id := range listed {
+		if !have[id] {
+			missing = append(missing, id)
+		}
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(loadWorkers)
+	for _, id := range missing {
+		g.Go(func() error {
+			packs, err := r.readSegment(gctx, id)
+			if err != nil {
+				return err
+			}
+			for _, p := range packs {
+				if _, err := x.AddPack(id, p); err != nil {
+					return &DamageError{Kind: DamageIndex, Object: segmentName(id), Detail: "contradicts another segment", Err: err}
+				}
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		if errors.Is(err, storage.ErrNotExist) {
+			return true, nil
+		}
+		return false, err
+	}
+	for _, id := range missing {
+		have[id] = true
+	}
+	for _, list := range condemned {
+		for _, pack := range list.packs {
+			x.Condemn(pack)
+		}
+	}
+	if x != r.index {
+		r.frames.clear() // it is keyed by the old index's ordinals
+	}
+	r.index, r.segments = x, have
+	return false, nil
+}
+
+const indexDir = "index/"
+
+func segmentName(id index.SegmentID) string { return indexDir + id.String() }
+
+// readSegment reads one index segment.
+func (r *Repository) readSegment(ctx context.Context, id index.SegmentID) ([]index.Pack, error) {
+	data, err := r.readObject(ctx, segmentName(id))
+	if err != nil {
+		return nil, err
+	}
+	packs, err := index.DecodeSegment(data)
+	if err != nil {
+		return nil, &DamageError{Kind: DamageDecode, Object: segmentName(id), Detail: "is no index segment", Err: err,
+			Hint: "the index can be rebuilt from the packs: wtsnap repair index"}
+	}
+	return packs, nil
+}
+
+// writeSegment stores packs as a new index segment. The packs must be stored.
+func (r *Repository) writeSegment(ctx context.Context, packs []index.Pack) (index.SegmentID, error) {
+	raw, err := randomID()
+	if err != nil {
+		return index.SegmentID{}, err
+	}
+	id := index.SegmentID(raw)
+	data, err := index.AppendSegment(nil, packs)
+	if err != nil {
+		return index.SegmentID{}, err
+	}
+	if err := r.writeObject(ctx, segmentName(id), data); err != nil {
+		return index.SegmentID{}, err
+	}
+	r.mu.Lock()
+	r.segments[id] = true
+	r.mu.Unlock()
+	return id, nil
+}
+
+// readObject reads and opens a sealed object, through the cache.
+func (r *Repository) readObject(ctx context.Context, name string) ([]byte, error) {
+	data, err := r.objects.Get(ctx, name, 0, -1, nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	return r.keys.openObject(canonicalName(name), data)
+}
+
+// writeObject seals content, opens it again to be sure, and stores it.
+func (r *Repository) writeObject(ctx context.Context, name string, content []byte) error {
+	data, err := r.keys.sealObject(canonicalName(name), content)
+	if err != nil {
+		return fmt.Errorf("sealing %s: %w", name, err)
+	}
+	if _, err := r.keys.openObject(canonicalName(name), data); err != nil {
+		return fmt.Errorf("verifying %s before it is stored: %w", name, err)
+	}
+	if _, err := r.cached.Put(ctx, name, data); err != nil {
+		return fmt.Errorf("storing %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,646 @@
+package repo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/index"
+)
+
+const (
+	// smallBlob is the size from which a blob gets a frame of its own; smaller ones share.
+	smallBlob = 128 << 10
+	// dataFrame and treeFrame are the plaintext sizes at which a shared frame is closed. A reader of one
+	// blob fetches and opens its whole frame.
+	dataFrame = 256 << 10
+	treeFrame = 128 << 10
+	// segmentPacks is how many packs are uploaded before they are listed in an index segment, so that a
+	// killed run loses little.
+	segmentPacks = 32
+)
+
+// SessionOptions are the options of Begin.
+type SessionOptions struct {
+	Level chunk.Level // of compression
+	// Uploads is how many packs may be on their way at a time; 0 means 2. Each holds a pack in memory.
+	Uploads int
+	// OnUpload is called after each stored pack, from any goroutine. It may be nil.
+	OnUpload func(bytes int64)
+}
+
+// SessionStats counts what a session did.
+type SessionStats struct {
+	BlobsNew, BlobsReused, BlobsDelta int64
+	BytesProcessed                    int64 // plaintext handed to Put
+	BytesNew                          int64 // plaintext of new blobs
+	BytesStored                       int64 // what the packs of new blobs have in bytes
+	Packs                             int64
+}
+
+// Session is one writer's work, from its lease to its manifest. Its methods may be called
+// concurrently; each Writer belongs to one goroutine.
+//
+// Memory: a pack (16 MiB) for each writer and kind that it writes, one for each upload on its way, and
+// per writer a frame and its compressed form.
+type Session struct {
+	r       *Repository
+	o       SessionOptions
+	index   *index.Index
+	codec   *chunk.Codec
+	lease   *lease
+	pending pendingSet
+	used    usedSet
+	ctx     context.Context // of the uploads: they go on when the caller is interrupted, until Close
+	cancel  context.CancelFunc
+	slots   *semaphore.Weighted
+	buffers sync.Pool
+
+	mu          sync.Mutex
+	writers     []*Writer
+	packs       []index.Pack // stored, in no segment yet
+	checkpoints []SnapshotRef
+	err         error // the first failure; sticky
+	closed      bool
+
+	stats struct{ new, reused, delta, processed, newBytes, stored, packs atomic.Int64 }
+}
+
+// Begin starts a session: condemned lists, lease, index. Every other writer and prune may be at work.
+// Close must be called, after Commit too.
+func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
+	if o.Uploads <= 0 {
+		o.Uploads = 2
+	}
+	l, err := r.newLease(ctx, leaseWriter)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.LoadIndex(ctx); err != nil {
+		return nil, errors.Join(err, l.remove(context.WithoutCancel(ctx)))
+	}
+	s := newSession(ctx, r, o, l)
+	l.keepAlive(s.ctx)
+	return s, nil
+}
+
+// newSession makes a session under a lease that is the caller's.
+func newSession(ctx context.Context, r *Repository, o SessionOptions, l *lease) *Session {
+	s := &Session{r: r, o: o, index: r.Index(), codec: chunk.NewCodec(o.Level), lease: l,
+		slots: semaphore.NewWeighted(int64(o.Uploads))}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	return s
+}
+
+// Stats returns the counters so far.
+func (s *Session) Stats() SessionStats {
+	return SessionStats{BlobsNew: s.stats.new.Load(), BlobsReused: s.stats.reused.Load(), BlobsDelta: s.stats.delta.Load(),
+		BytesProcessed: s.stats.processed.Load(), BytesNew: s.stats.newBytes.Load(), BytesStored: s.stats.stored.Load(),
+		Packs: s.stats.packs.Load()}
+}
+
+// Use says that the snapshot to come relies on a blob. False means that the repository does not have
+// it, or is about to lose it: store it anew.
+func (s *Session) Use(id chunk.ID) bool {
+	key := index.KeyOf(id)
+	if s.pending.has(key) {
+		return true
+	}
+	loc, ok := s.index.Lookup(key)
+	if !ok || s.index.Pack(loc.Pack).Condemned {
+		return false
+	}
+	s.used.add(loc.Ordinal)
+	return true
+}
+
+// fail records the first error; everything after it fails with the same.
+func (s *Session) fail(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+	}
+	return s.err
+}
+
+func (s *Session) failed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Writer returns a writer for one goroutine.
+func (s *Session) Writer() *Writer {
+	w := &Writer{s: s}
+	w.parts[0] = part{kind: index.Data, frameBytes: dataFrame}
+	w.parts[1] = part{kind: index.Tree, frameBytes: treeFrame}
+	for i := range w.parts {
+		w.parts[i].pack = &packBuilder{kind: w.parts[i].kind}
+	}
+	s.mu.Lock()
+	s.writers = append(s.writers, w)
+	s.mu.Unlock()
+	return w
+}
+
+// Writer adds blobs to the repository: it hashes, compresses and seals them in the caller's goroutine
+// and fills packs of its own.
+type Writer struct {
+	s      *Session
+	mu     sync.Mutex // held during Put; Session.flush takes it
+	parts  [2]part    // data, tree
+	stored []byte     // scratch: the encoded frame
+	check  []byte     // scratch: the frame decoded again
+}
+
+// part is what a writer has begun of one kind.
+type part struct {
+	kind       index.Kind
+	frameBytes int
+	plain      []byte // of the frame that is filling
+	blobs      []index.Blob
+	pack       *packBuilder
+}
+
+// Put stores data as a blob unless the repository has it, and marks it as relied upon. data is not
+// kept. An error is final for the session.
+func (w *Writer) Put(ctx context.Context, kind index.Kind, data []byte) (id chunk.ID, added bool, err error) {
+	s := w.s
+	id = s.r.keys.hasher.Sum(data)
+	s.stats.processed.Add(int64(len(data)))
+	if s.Use(id) {
+		s.stats.reused.Add(1)
+		return id, false, nil
+	}
+	if err := s.failed(); err != nil {
+		return id, false, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	key := index.KeyOf(id)
+	if !s.pending.claim(key) {
+		s.stats.reused.Add(1)
+		return id, false, nil
+	}
+	s.stats.new.Add(1)
+	s.stats.newBytes.Add(int64(len(data)))
+	p := &w.parts[0]
+	if kind == index.Tree {
+		p = &w.parts[1]
+	}
+	blob := index.Blob{Key: key, Size: uint32(len(data))}
+	if len(data) >= smallBlob {
+		err = w.addFrame(ctx, p, []index.Blob{blob}, data)
+	} else {
+		p.plain = append(p.plain, data...)
+		p.blobs = append(p.blobs, blob)
+		if len(p.plain) >= p.frameBytes {
+			err = w.closeFrame(ctx, p)
+		}
+	}
+	if err != nil {
+		return id, false, s.fail(err)
+	}
+	return id, true, nil
+}
+
+// closeFrame stores the shared frame that is filling.
+func (w *Writer) closeFrame(ctx context.Context, p *part) error {
+	if len(p.blobs) == 0 {
+		return nil
+	}
+	blobs := append([]index.Blob(nil), p.blobs...) // the pack keeps them
+	err := w.addFrame(ctx, p, blobs, p.plain)
+	p.plain, p.blobs = p.plain[:0], p.blobs[:0]
+	return err
+}
+
+// addFrame encodes plain, decodes it again to be sure, and adds it to the pack.
+func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plain []byte) error {
+	stored, encoding := w.s.codec.Encode(w.stored[:0], plain)
+	w.stored = stored
+	if encoding != chunk.Raw {
+		var err error
+		if w.check, err = w.s.codec.Decode(w.check[:0], stored, encoding, nil, len(plain)); err != nil || !bytes.Equal(w.check, plain) {
+			return fmt.Errorf("verifying compressed data before it is stored: it does not decompress to what it was (%w); "+
+				"this points to faulty memory", err)
+		}
+	}
+	if err := w.makeRoom(ctx, p, len(stored)+Overhead); err != nil {
+		return err
+	}
+	return p.pack.add(w.s.r.keys, index.Frame{Encoding: encoding, Blobs: blobs}, stored)
+}
+
+// putSealed adds a frame as it lies in another pack; its blobs were verified.
+func (w *Writer) putSealed(ctx context.Context, kind index.Kind, f index.Frame, sealed []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := &w.parts[0]
+	if kind == index.Tree {
+		p = &w.parts[1]
+	}
+	if err := w.makeRoom(ctx, p, len(sealed)); err != nil {
+		return err
+	}
+	p.pack.addSealed(f, sealed)
+	return nil
+}
+
+// makeRoom ships the pack if n more bytes would be too many for it.
+func (w *Writer) makeRoom(ctx context.Context, p *part, n int) error {
+	if !p.pack.empty() && len(p.pack.buf)+n > packBytes {
+		if err := w.s.ship(ctx, p.pack); err != nil {
+			return err
+		}
+		p.pack = w.s.newPack(p.kind)
+	}
+	if p.pack.buf == nil {
+		p.pack = w.s.newPack(p.kind)
+	}
+	return nil
+}
+
+// newPack returns an empty builder, with the buffer of a pack that has been uploaded if there is one.
+func (s *Session) newPack(kind index.Kind) *packBuilder {
+	b := &packBuilder{kind: kind}
+	if buf, ok := s.buffers.Get().(*[]byte); ok {
+		b.buf = (*buf)[:0]
+	}
+	return b
+}
+
+// ship finishes a pack and uploads it in the background; it waits while too many are on their way.
+func (s *Session) ship(ctx context.Context, b *packBuilder) error {
+	if err := s.slots.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	pack, err := b.finish(s.r.keys)
+	if err != nil {
+		s.slots.Release(1)
+		return err
+	}
+	go func() {
+		defer s.slots.Release(1)
+		if err := s.upload(pack, b.buf); err != nil {
+			_ = s.fail(err)
+		}
+		s.buffers.Put(&b.buf)
+	}()
+	return nil
+}
+
+func (s *Session) upload(pack index.Pack, file []byte) error {
+	if s.failed() != nil {
+		return nil
+	}
+	st := s.r.st
+	if pack.Kind == index.Tree {
+		st = s.r.cached
+	}
+	info, err := st.Put(s.ctx, packName(pack.ID), file)
+	if err != nil {
+		return fmt.Errorf("storing a pack: %w", err)
+	}
+	pack.Hash = info.Hash
+	s.stats.packs.Add(1)
+	s.stats.stored.Add(pack.Size)
+	if err := s.register(pack); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.packs = append(s.packs, pack)
+	var full []index.Pack
+	if len(s.packs) >= segmentPacks {
+		full, s.packs = s.packs, nil
+	}
+	s.mu.Unlock()
+	if s.o.OnUpload != nil {
+		s.o.OnUpload(pack.Size)
+	}
+	return s.list(full)
+}
+
+// register makes a stored pack's blobs known to this process, and relied upon.
+func (s *Session) register(pack index.Pack) error {
+	ref, err := s.index.AddPack(index.SegmentID{}, pack)
+	if err != nil {
+		return fmt.Errorf("pack %s: %w", pack.ID, err)
+	}
+	info := s.index.Pack(ref)
+	for i := range info.Blobs {
+		s.used.add(info.FirstBlob + index.BlobRef(i))
+	}
+	for _, f := range pack.Frames {
+		for _, b := range f.Blobs {
+			s.pending.remove(b.Key)
+		}
+	}
+	return nil
+}
+
+// list stores an index segment for packs.
+func (s *Session) list(packs []index.Pack) error {
+	if len(packs) == 0 {
+		return nil
+	}
+	_, err := s.r.writeSegment(s.ctx, packs)
+	return err
+}
+
+// flush stores all that was put so far, and lists it. Writers may go on meanwhile; what they put later
+// may or may not be included.
+func (s *Session) flush(ctx context.Context) error {
+	s.mu.Lock()
+	writers := append([]*Writer(nil), s.writers...)
+	s.mu.Unlock()
+	rest := [2]*packBuilder{s.newPack(index.Data), s.newPack(index.Tree)}
+	for _, w := range writers {
+		if err := w.drain(ctx, &rest); err != nil {
+			return s.fail(err)
+		}
+	}
+	for _, b := range rest {
+		if b.empty() {
+			continue
+		}
+		if err := s.ship(ctx, b); err != nil {
+			return s.fail(err)
+		}
+	}
+	// All slots free means that all uploads have ended.
+	if err := s.slots.Acquire(ctx, int64(s.o.Uploads)); err != nil {
+		return s.fail(err)
+	}
+	s.slots.Release(int64(s.o.Uploads))
+	if err := s.failed(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	packs := s.packs
+	s.packs = nil
+	s.mu.Unlock()
+	if err := s.list(packs); err != nil {
+		return s.fail(err)
+	}
+	return nil
+}
+
+// drain moves what the writer has begun into rest, by kind, and ships what does not fit together.
+func (w *Writer) drain(ctx context.Context, rest *[2]*packBuilder) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range w.parts {
+		p := &w.parts[i]
+		if err := w.closeFrame(ctx, p); err != nil {
+			return err
+		}
+		if p.pack.empty() {
+			continue
+		}
+		if !rest[i].empty() && len(rest[i].buf)+len(p.pack.buf) > packBytes {
+			if err := w.s.ship(ctx, rest[i]); err != nil {
+				return err
+			}
+			rest[i] = w.s.newPack(p.kind)
+		}
+		if rest[i].empty() {
+			rest[i], p.pack = p.pack, rest[i]
+		} else {
+			rest[i].absorb(p.pack)
+		}
+	}
+	return nil
+}
+
+// Payload is a manifest to store: opaque to this package but for its instance and its time.
+type Payload struct {
+	Instance string
+	Time     time.Time // to the second, UTC
+	Data     []byte
+}
+
+// Checkpoint stores the session's data so far and a manifest for it. Commit and the next Checkpoint
+// remove it again, for they hold all that it does.
+func (s *Session) Checkpoint(ctx context.Context, p Payload) (SnapshotRef, error) {
+	ref, err := s.commit(ctx, p)
+	if err != nil {
+		return ref, err
+	}
+	s.mu.Lock()
+	old := s.checkpoints
+	s.checkpoints = []SnapshotRef{ref}
+	s.mu.Unlock()
+	return ref, s.removeCheckpoints(ctx, old)
+}
+
+// Commit stores everything and then the manifest. No Put may be in progress.
+func (s *Session) Commit(ctx context.Context, p Payload) (SnapshotRef, error) {
+	ref, err := s.commit(ctx, p)
+	if err != nil {
+		return ref, err
+	}
+	s.mu.Lock()
+	old := s.checkpoints
+	s.checkpoints = nil
+	s.mu.Unlock()
+	return ref, s.removeCheckpoints(ctx, old)
+}
+
+func (s *Session) removeCheckpoints(ctx context.Context, refs []SnapshotRef) error {
+	for _, ref := range refs {
+		if err := s.r.cached.Delete(ctx, ref.name()); err != nil {
+			return fmt.Errorf("removing a checkpoint that is no longer needed: %w", err)
+		}
+	}
+	return nil
+}
+
+// commit flushes, saves what a prune has condemned meanwhile, stores the manifest, and looks again.
+func (s *Session) commit(ctx context.Context, p Payload) (SnapshotRef, error) {
+	if err := s.flush(ctx); err != nil {
+		return SnapshotRef{}, err
+	}
+	if err := s.rescue(ctx); err != nil {
+		return SnapshotRef{}, s.fail(err)
+	}
+	if err := s.lease.check(); err != nil {
+		return SnapshotRef{}, s.fail(err)
+	}
+	ref, err := s.r.putSnapshot(ctx, p)
+	if err != nil {
+		return SnapshotRef{}, s.fail(err)
+	}
+	// A prune that condemned between the last look and the manifest did not see the manifest.
+	if err := s.rescue(ctx); err != nil {
+		return ref, s.fail(err)
+	}
+	return ref, nil
+}
+
+// rescue writes anew what the session relies on and what has been condemned since it last looked,
+// until nothing is new. The lease then says what it has seen.
+func (s *Session) rescue(ctx context.Context) error {
+	for {
+		lists, err := s.r.condemnedLists(ctx)
+		if err != nil {
+			return err
+		}
+		news := s.lease.unseen(lists)
+		if len(news) == 0 {
+			return nil
+		}
+		for _, list := range news {
+			for _, pack := range list.packs {
+				s.index.Condemn(pack)
+			}
+		}
+		w := s.Writer()
+		for _, list := range news {
+			for _, pack := range list.packs {
+				if err := s.rescuePack(ctx, w, pack); err != nil {
+					return err
+				}
+			}
+		}
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+		if err := s.lease.renew(ctx, lists); err != nil {
+			return err
+		}
+	}
+}
+
+// rescuePack puts the pack's blobs that the session relies on, and that lie nowhere else, anew.
+func (s *Session) rescuePack(ctx context.Context, w *Writer, id index.PackID) error {
+	ref, ok := s.index.FindPack(id)
+	if !ok {
+		return nil // none of ours
+	}
+	info := s.index.Pack(ref)
+	needed := func(blob index.BlobRef, key index.Key) bool { return s.used.has(blob) && !s.index.Has(key) }
+	var scratch frameScratch
+	blob := info.FirstBlob
+	for _, f := range s.index.Frames(ref) {
+		first := blob
+		blob += index.BlobRef(len(f.Blobs))
+		some := false
+		for i, b := range f.Blobs {
+			some = some || needed(first+index.BlobRef(i), b.Key)
+		}
+		if !some {
+			continue
+		}
+		plain, err := s.r.readFrame(ctx, s.index, info.ID, info.Kind, &f, &scratch)
+		if err != nil {
+			return fmt.Errorf("saving data from a pack that is about to be removed: %w", err)
+		}
+		pos := uint32(0)
+		for i, b := range f.Blobs {
+			data := plain[pos : pos+b.Size]
+			pos += b.Size
+			if !needed(first+index.BlobRef(i), b.Key) {
+				continue
+			}
+			if _, _, err := w.Put(ctx, info.Kind, data); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Close ends the session. Without a Commit it stores what was put so far and lists it, so that the
+// next run need not upload it again. The lease is removed last.
+func (s *Session) Close(ctx context.Context) error {
+	s.mu.Lock()
+	closed := s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if closed {
+		return nil
+	}
+	err := s.failed()
+	if err == nil {
+		err = s.flush(ctx)
+	} else {
+		err = nil // it was returned to whoever met it
+	}
+	s.stop(ctx)
+	return errors.Join(err, s.lease.remove(ctx))
+}
+
+// stop waits for the uploads, or ends them when ctx is done.
+func (s *Session) stop(ctx context.Context) {
+	stop := context.AfterFunc(ctx, s.cancel)
+	_ = s.slots.Acquire(context.WithoutCancel(ctx), int64(s.o.Uploads))
+	stop()
+	s.cancel()
+}
+
+// usedSet is a growing set of blobs: one bit each.
+type usedSet struct {
+	mu   sync.Mutex
+	bits []uint64
+}
+
+func (u *usedSet) add(b index.BlobRef) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for int(b/64) >= len(u.bits) {
+		u.bits = append(u.bits, make([]uint64, 1+len(u.bits)/2)...)
+	}
+	u.bits[b/64] |= 1 << (b % 64)
+}
+
+func (u *usedSet) has(b index.BlobRef) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return int(b/64) < len(u.bits) && u.bits[b/64]&(1<<(b%64)) != 0
+}
+
+// pendingSet holds the keys of blobs that were put and are in no stored pack yet.
+type pendingSet struct {
+	shards [64]struct {
+		mu sync.Mutex
+		m  map[index.Key]struct{}
+	}
+}
+
+func (p *pendingSet) claim(k index.Key) bool {
+	s := &p.shards[k[0]%64]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.m[k]; ok {
+		return false
+	}
+	if s.m == nil {
+		s.m = map[index.Key]struct{}{}
+	}
+	s.m[k] = struct{}{}
+	return true
+}
+
+func (p *pendingSet) has(k index.Key) bool {
+	s := &p.shards[k[0]%64]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.m[k]
+	return ok
+}
+
+func (p *pendingSet) remove(k index.Key) {
+	s := &p.shards[k[0]%64]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, k)
+}

@@ -1,0 +1,262 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/whole-tale/wtsnap/repo/storage"
+)
+
+const (
+	snapshotsDir   = "snapshots/"
+	forgottenDir   = "forgotten/"
+	annotationsDir = "annotations/"
+	timeLayout     = "20060102T150405Z"
+)
+
+// SnapshotID names a snapshot: 16 random bytes.
+type SnapshotID [16]byte
+
+// String returns 32 hex digits.
+func (id SnapshotID) String() string { return hex.EncodeToString(id[:]) }
+
+// Short returns the 8 hex digits that are shown to people.
+func (id SnapshotID) Short() string { return hex.EncodeToString(id[:4]) }
+
+// IsZero reports whether id names nothing.
+func (id SnapshotID) IsZero() bool { return id == SnapshotID{} }
+
+// ParseSnapshotID is the inverse of String.
+func ParseSnapshotID(s string) (SnapshotID, error) {
+	raw, err := hex.DecodeString(s)
+	if err != nil || len(raw) != 16 {
+		return SnapshotID{}, fmt.Errorf("%q is not a snapshot id of 32 hex digits", s)
+	}
+	return SnapshotID(raw), nil
+}
+
+// MarshalText and UnmarshalText make the id a hex string in JSON.
+func (id SnapshotID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// UnmarshalText is the inverse of MarshalText.
+func (id *SnapshotID) UnmarshalText(text []byte) (err error) {
+	*id, err = ParseSnapshotID(string(text))
+	return err
+}
+
+// SnapshotRef is what an object's name says about a snapshot.
+type SnapshotRef struct {
+	ID       SnapshotID
+	Instance string    // a keyed hash of the instance's name, 32 hex digits
+	Time     time.Time // UTC, to the second
+	Size     int64     // of the manifest object, bytes
+}
+
+func (s SnapshotRef) base() string {
+	return s.Instance + "/" + s.Time.UTC().Format(timeLayout) + "-" + s.ID.String()
+}
+
+func (s SnapshotRef) name() string { return snapshotsDir + s.base() }
+
+func (s SnapshotRef) forgottenName() string { return forgottenDir + s.base() }
+
+// canonicalName is the name that an object is sealed for: a forgotten manifest stays the same bytes.
+func canonicalName(name string) string {
+	if rest, ok := strings.CutPrefix(name, forgottenDir); ok {
+		return snapshotsDir + rest
+	}
+	return name
+}
+
+func parseSnapshotName(i storage.Info) (SnapshotRef, error) {
+	bad := &DamageError{Kind: DamageDecode, Object: i.Name, Detail: "is not the name of a snapshot", Hint: "remove it if you put it there"}
+	dir, file := path.Split(i.Name)
+	instance := path.Base(dir)
+	stamp, id, ok := strings.Cut(file, "-")
+	if raw, err := hex.DecodeString(instance); err != nil || len(raw) != 16 || !ok {
+		return SnapshotRef{}, bad
+	}
+	t, err := time.Parse(timeLayout, stamp)
+	if err != nil {
+		return SnapshotRef{}, bad
+	}
+	sid, err := ParseSnapshotID(id)
+	if err != nil {
+		return SnapshotRef{}, bad
+	}
+	return SnapshotRef{ID: sid, Instance: instance, Time: t, Size: i.Size}, nil
+}
+
+// InstanceHash is what stands for an instance in SnapshotRef.Instance.
+func (r *Repository) InstanceHash(instance string) string { return r.keys.instanceName(instance) }
+
+// Snapshots lists the snapshots of all instances, oldest first.
+func (r *Repository) Snapshots(ctx context.Context) ([]SnapshotRef, error) {
+	return r.listSnapshots(ctx, snapshotsDir)
+}
+
+// Forgotten lists the snapshots that were forgotten and not yet swept, oldest first.
+func (r *Repository) Forgotten(ctx context.Context) ([]SnapshotRef, error) {
+	return r.listSnapshots(ctx, forgottenDir)
+}
+
+func (r *Repository) listSnapshots(ctx context.Context, dir string) ([]SnapshotRef, error) {
+	var refs []SnapshotRef
+	err := r.cached.List(ctx, dir, func(i storage.Info) error {
+		ref, err := parseSnapshotName(i)
+		refs = append(refs, ref)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing snapshots: %w", err)
+	}
+	slices.SortFunc(refs, func(a, b SnapshotRef) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.ID.String(), b.ID.String()))
+	})
+	return refs, nil
+}
+
+// Manifest reads the payload of a snapshot, forgotten ones included.
+func (r *Repository) Manifest(ctx context.Context, ref SnapshotRef) ([]byte, error) {
+	data, err := r.readObject(ctx, ref.name())
+	if errors.Is(err, storage.ErrNotExist) {
+		data, err = r.readObject(ctx, ref.forgottenName())
+	}
+	return data, err
+}
+
+// putSnapshot stores a manifest. Only a Session calls it, after its packs and its index.
+func (r *Repository) putSnapshot(ctx context.Context, p Payload) (SnapshotRef, error) {
+	id, err := randomID()
+	if err != nil {
+		return SnapshotRef{}, err
+	}
+	ref := SnapshotRef{ID: id, Instance: r.keys.instanceName(p.Instance), Time: p.Time.UTC().Truncate(time.Second)}
+	return ref, r.writeObject(ctx, ref.name(), p.Data)
+}
+
+// move copies a manifest as it is to another name and then removes the first one.
+func (r *Repository) move(ctx context.Context, from, to string) error {
+	data, err := r.cached.Get(ctx, from, 0, -1, nil)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", from, err)
+	}
+	if _, err := r.keys.openObject(canonicalName(from), data); err != nil {
+		return err
+	}
+	if _, err := r.cached.Put(ctx, to, data); err != nil {
+		return fmt.Errorf("storing %s: %w", to, err)
+	}
+	if err := r.cached.Delete(ctx, from); err != nil {
+		return fmt.Errorf("removing %s: %w", from, err)
+	}
+	return nil
+}
+
+// Forget takes snapshots out of the list. Until a prune sweeps their data, Undelete brings them back.
+func (r *Repository) Forget(ctx context.Context, refs []SnapshotRef) error {
+	for _, ref := range refs {
+		if err := r.move(ctx, ref.name(), ref.forgottenName()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Undelete brings forgotten snapshots back. It is a writer: while its lease is there, nothing is swept.
+// ErrBusy where a prune is at work.
+func (r *Repository) Undelete(ctx context.Context, refs []SnapshotRef) (err error) {
+	l, err := r.newLease(ctx, leaseWriter)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.remove(context.WithoutCancel(ctx))) }()
+	l.unsee() // as one that has seen no condemned list, it holds up every sweep
+	if err := l.renew(ctx, nil); err != nil {
+		return err
+	}
+	if others, err := r.leases(ctx); err != nil {
+		return err
+	} else if p := livePrune(others, l.ID); p != nil {
+		return ErrBusy
+	}
+	for _, ref := range refs {
+		if err := r.move(ctx, ref.forgottenName(), ref.name()); errors.Is(err, storage.ErrNotExist) {
+			return fmt.Errorf("%s: %w", ref.ID.Short(), ErrSwept)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Annotation is a note on a snapshot: what is added to it after it was made, such as tags.
+type Annotation struct {
+	Time time.Time // when it was made; orders the notes of a snapshot
+	Data []byte    // opaque to this package
+}
+
+// Annotate adds a note to a snapshot. Notes are never changed; the newest decides.
+func (r *Repository) Annotate(ctx context.Context, id SnapshotID, data []byte) error {
+	note, err := randomID()
+	if err != nil {
+		return err
+	}
+	content := binary.LittleEndian.AppendUint64(nil, uint64(time.Now().UnixNano()))
+	return r.writeObject(ctx, annotationsDir+id.String()+"-"+hex.EncodeToString(note[:]), append(content, data...))
+}
+
+// Annotations reads all notes, by snapshot, in the order of their times.
+func (r *Repository) Annotations(ctx context.Context) (map[SnapshotID][]Annotation, error) {
+	names, err := r.annotationNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	notes := map[SnapshotID][]Annotation{}
+	for id, list := range names {
+		for _, name := range list {
+			data, err := r.readObject(ctx, name)
+			if errors.Is(err, storage.ErrNotExist) {
+				continue // swept meanwhile
+			}
+			if err != nil {
+				return nil, err
+			}
+			if len(data) < 8 {
+				return nil, &DamageError{Kind: DamageDecode, Object: name, Detail: "is too short"}
+			}
+			notes[id] = append(notes[id], Annotation{Time: time.Unix(0, int64(binary.LittleEndian.Uint64(data))).UTC(), Data: data[8:]})
+		}
+		slices.SortStableFunc(notes[id], func(a, b Annotation) int { return a.Time.Compare(b.Time) })
+	}
+	return notes, nil
+}
+
+// annotationNames lists the notes' objects by snapshot, in the order of their names.
+func (r *Repository) annotationNames(ctx context.Context) (map[SnapshotID][]string, error) {
+	names := map[SnapshotID][]string{}
+	err := r.cached.List(ctx, annotationsDir, func(i storage.Info) error {
+		head, _, _ := strings.Cut(path.Base(i.Name), "-")
+		id, err := ParseSnapshotID(head)
+		if err != nil {
+			return &DamageError{Kind: DamageDecode, Object: i.Name, Detail: "is not the name of an annotation"}
+		}
+		names[id] = append(names[id], i.Name)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing annotations: %w", err)
+	}
+	for _, list := range names {
+		slices.Sort(list)
+	}
+	return names, nil
+}

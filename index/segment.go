@@ -59,7 +59,8 @@ func AppendSegment(dst []byte, packs []Pack) ([]byte, error) {
 
 // DecodeFrames reads what AppendFrames wrote, and nothing else: it returns a
 // *FormatError for any input that AppendFrames does not give for some frames.
-// It allocates at most 8 bytes for a byte of input.
+// What it allocates is in proportion to the input: about 5 bytes for a byte of
+// an ordinary directory, 150 where it consists of references to bases.
 func DecodeFrames(data []byte) ([]Frame, error) {
 	d := decoder{what: "pack directory", data: data}
 	d.version(directoryVersion)

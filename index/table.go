@@ -33,23 +33,26 @@ func (l *paged[T]) memory() int64 {
 }
 
 // rank is a list of bits that tells in constant time how many are set up to a
-// given one (Jacobson's rank, at 1.5 bits a bit). Where a set bit marks the
-// first member of a group, that is the group's ordinal: it takes the place of a
-// table of groups' beginnings and of searching in it.
+// given one (Jacobson's rank, at 2 bits a bit). Where a set bit marks the first
+// member of a group, that is the group's ordinal: it takes the place of a table
+// of groups' beginnings and of searching in it.
 type rank struct {
-	words  paged[uint64]
-	before paged[uint32] // bits set before each word
-	n      uint32
-	ones   uint32
+	words paged[rankWord]
+	n     uint32
+	ones  uint32
+}
+
+type rankWord struct {
+	bits   uint64
+	before uint32 // bits set in all words before
 }
 
 func (r *rank) append(bit bool) {
 	if r.n%64 == 0 {
-		r.words.append(0)
-		r.before.append(r.ones)
+		r.words.append(rankWord{before: r.ones})
 	}
 	if bit {
-		*r.words.at(r.n / 64) |= 1 << (r.n % 64)
+		r.words.at(r.n / 64).bits |= 1 << (r.n % 64)
 		r.ones++
 	}
 	r.n++
@@ -57,17 +60,17 @@ func (r *rank) append(bit bool) {
 
 // bit returns bit i; bits beyond the end are set, as if a group began there.
 func (r *rank) bit(i uint32) bool {
-	return i >= r.n || *r.words.at(i / 64)&(1<<(i%64)) != 0
+	return i >= r.n || r.words.at(i/64).bits&(1<<(i%64)) != 0
 }
 
 // group returns the ordinal of the group that i is a member of: the number of
 // bits set in 0 to i, less one.
 func (r *rank) group(i uint32) uint32 {
-	upTo := *r.words.at(i / 64) << (63 - i%64)
-	return *r.before.at(i / 64) + uint32(bits.OnesCount64(upTo)) - 1
+	w := r.words.at(i / 64)
+	return w.before + uint32(bits.OnesCount64(w.bits<<(63-i%64))) - 1
 }
 
-func (r *rank) memory() int64 { return r.words.memory() + r.before.memory() }
+func (r *rank) memory() int64 { return r.words.memory() }
 
 // table finds ordinals by hash: open addressing with linear probing, at a load
 // of 0.64 to 0.8. A byte of each hash lies beside the ordinals, so that a search
@@ -123,7 +126,7 @@ func (p *probe) next() (ref uint32, ok bool) {
 // grows.
 func (t *table) insert(hash uint64, ref uint32, hashOf func(ref uint32) uint64) {
 	if (t.n+1)*5 > len(t.tags)*4 {
-		t.grow(hashOf)
+		t.grow(max(8, len(t.tags)*5/4), hashOf)
 	}
 	t.put(hash, ref)
 	t.n++
@@ -139,9 +142,16 @@ func (t *table) put(hash uint64, ref uint32) {
 	t.tags[i], t.refs[i] = tag(hash), ref
 }
 
-func (t *table) grow(hashOf func(ref uint32) uint64) {
+// reserve makes room for n more at once.
+func (t *table) reserve(n int, hashOf func(ref uint32) uint64) {
+	if slots := (t.n+n)*5/4 + 1; slots > len(t.tags) {
+		t.grow(slots, hashOf)
+	}
+}
+
+// grow moves to a table of n slots.
+func (t *table) grow(n int, hashOf func(ref uint32) uint64) {
 	old := *t
-	n := max(8, len(old.tags)*5/4)
 	t.tags, t.refs = make([]uint8, n), make([]uint32, n)
 	// Begin behind a free slot, so that no run is taken up in its middle and
 	// equal hashes keep their order.

@@ -125,7 +125,7 @@ func (b *builder) home(h *Homes, u user, index int) error {
 	case index%4 == 2:
 		b.versions(u.files / 20)
 	}
-	b.oddities()
+	b.oddities(h)
 	return b.err
 }
 
@@ -207,7 +207,7 @@ func (b *builder) versions(files int64) {
 }
 
 // oddities are what a backup most easily loses.
-func (b *builder) oddities() {
+func (b *builder) oddities(h *Homes) {
 	b.file("odd/empty", nil, 0o644)
 	b.file("odd/line\nbreak", []byte("a name of two lines\n"), 0o644)
 	b.file("odd/ blank ", []byte("blanks at both ends\n"), 0o644)
@@ -226,7 +226,7 @@ func (b *builder) oddities() {
 	b.folder("odd/shared", 0o2775)
 	b.file("odd/shared/"+strings.Repeat("long", 60), []byte("240 bytes of name\n"), 0o664)
 	b.file("odd/"+strings.Repeat("deep/", 40)+"down", []byte("forty folders down\n"), 0o644)
-	b.sparse("odd/sparse.img", 16<<20)
+	b.sparse("odd/sparse.img", max(h.size.Bytes/500, 1<<20))
 	b.file("odd/attributes", []byte("has extended attributes\n"), 0o644)
 	b.xattr("odd/attributes", "user.comment", "measured on a Monday")
 	b.xattr("odd/attributes", "user.bytes", "\x00\x01\xff")

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/whole-tale/wtsnap/cmd/wtsnap-bench/report"
+)
+
+// TestMain lets the test program be the helper that starts what is measured.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == helperName {
+		if err := command(context.Background(), os.Args[1:], os.Stdout, os.Stderr); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func bench(args ...string) (stdout, stderr string, err error) {
+	var out, log strings.Builder
+	err = command(context.Background(), args, &out, &log)
+	return out.String(), log.String(), err
+}
+
+// copying is a program with restic's command line that keeps a whole copy of every night. It needs the shell, cp and
+// tar, and is told by its name what to do badly.
+const copying = `#!/bin/sh
+set -e
+case "$1" in
+version) echo "copying 1.0" ;;
+init) test "$RESTIC_PASSWORD" ;;
+backup) for last; do :; done; rm -rf "$RESTIC_REPOSITORY/copy"; mkdir "$RESTIC_REPOSITORY/copy"
+	tar -C . --xattrs -cf "$RESTIC_REPOSITORY/copy/tar" "$last" ;;
+restore) tar -C "$5" --xattrs --xattrs-include='*' -xpf "$RESTIC_REPOSITORY/copy/tar"
+	case "$0" in *lossy) chmod 700 "$5"/*/girder 2>/dev/null || chmod 701 "$5"/*/alice ;; esac ;;
+check) case "$0" in *failing) echo "cannot read" >&2; exit 7 ;; esac ;;
+forget) ;;
+*) exit 64 ;;
+esac
+`
+
+func peer(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(copying), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestRunMeasuresAndCompares(t *testing.T) {
+	for _, name := range []string{"honest", "lossy", "failing"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "figures.json")
+			stdout, stderr, err := bench("run", "-size", "tiny", "-runs", "1", "-nights", "1", "-corpora", "dump", "-tools", "restic,borg",
+				"-program", "restic="+peer(t, name), "-program", "borg=/nowhere/borg", "-dir", dir, "-targets", dir, "-json", file)
+			if err != nil {
+				t.Fatalf("%v\n%s", err, stderr)
+			}
+			var r report.Report
+			b, err := os.ReadFile(file)
+			if err == nil {
+				err = json.Unmarshal(b, &r)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantSteps := 8 // two backups, restore, night, restore, check, prune, restore
+			wantText := "- restic: yes, in 3 restores"
+			switch name {
+			case "lossy":
+				wantText = "- restic: no; in 3 restores 3 × mode differed"
+			case "failing":
+				wantSteps, wantText = 6, "restic, check, every byte read: restic check: exit status 7: cannot read"
+			}
+			if len(r.Samples) != wantSteps {
+				t.Errorf("%d steps, want %d:\n%s", len(r.Samples), wantSteps, stderr)
+			}
+			for _, text := range []string{wantText, "- not measured: borg is not here"} {
+				if !strings.Contains(stdout, text) {
+					t.Errorf("%q is not in\n%s", text, stdout)
+				}
+			}
+			first := r.Samples[0]
+			if first.Wall <= 0 || first.Peak <= 0 || first.Written < 1e6 || first.Stored < 1e6 {
+				t.Errorf("first backup: %+v", first)
+			}
+			if len(r.Corpora) != 1 || len(r.Corpora[0].Bounds) != 1 || r.Corpora[0].Bounds[0].Bytes < 1000 {
+				t.Errorf("corpora: %+v", r.Corpora)
+			}
+			left, err := os.ReadDir(dir)
+			if err != nil || len(left) != 1 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+		})
+	}
+}
+
+func TestCorpusCompareAndBound(t *testing.T) {
+	dir := t.TempDir()
+	before, after := filepath.Join(dir, "before"), filepath.Join(dir, "after")
+	for path, nights := range map[string]string{before: "0", after: "1"} {
+		if _, stderr, err := bench("corpus", "-kind", "dump", "-size", "tiny", "-nights", nights, path); err != nil {
+			t.Fatalf("%v\n%s", err, stderr)
+		}
+	}
+	if stdout, _, err := bench("compare", before, before); err != nil || !strings.Contains(stdout, ": 0 differences") {
+		t.Errorf("compared with itself: %v\n%s", err, stdout)
+	}
+	stdout, _, err := bench("compare", "-max", "3", before, after)
+	if !errors.Is(err, errDiffer) || !strings.Contains(stdout, "content  girder/file.bson") || !strings.Contains(stdout, "\nand ") {
+		t.Errorf("compared with the next night: %v\n%s", err, stdout)
+	}
+	if stdout, _, err := bench("compare", "-ignore", "content,mtime", before, after); err != nil {
+		t.Errorf("what was to be ignored was not: %v\n%s", err, stdout)
+	}
+	if stdout, _, err := bench("bound", before, after); err != nil || !strings.Contains(stdout, " bytes for 9 files") {
+		t.Errorf("bound: %v\n%s", err, stdout)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{
+		{}, {"fly"}, {"compare", "one"}, {"compare", "-ignore", "colour", "a", "b"}, {"corpus"}, {"run", "more"}, {"run", "-fast"},
+	} {
+		if _, stderr, err := bench(args...); !errors.Is(err, errUsage) || stderr == "" {
+			t.Errorf("%q: %v, %q", args, err, stderr)
+		}
+	}
+	for _, args := range [][]string{
+		{"corpus", "-size", "huge", "/nowhere"}, {"corpus", "-kind", "cats", "/nowhere"}, {"compare", "/nowhere", "/nowhere"},
+		{"run", "-tools", "tar"}, {"run", "-runs", "0"},
+	} {
+		if _, _, err := bench(args...); err == nil || errors.Is(err, errUsage) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}

@@ -346,9 +346,9 @@ func (c *checker) readPacks(ctx context.Context) error {
 	g.SetLimit(c.o.Workers)
 	for _, ref := range chosen {
 		g.Go(func() error {
-			s, ok := scratch.Get().(*rangeScratch)
+			s, ok := scratch.Get().(*unitScratch)
 			if !ok {
-				s = &rangeScratch{}
+				s = &unitScratch{}
 			}
 			defer scratch.Put(s)
 			info := c.x.Pack(ref)
@@ -372,7 +372,7 @@ func (c *checker) readPacks(ctx context.Context) error {
 
 // readPack compares a pack with its name, its own directory and the index, and decodes all that is in
 // it.
-func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.PackInfo, s *rangeScratch) error {
+func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.PackInfo, s *unitScratch) error {
 	file, err := c.r.st.Get(ctx, packName(info.ID), 0, -1, s.raw)
 	if err != nil {
 		return packError(info.ID, err)
@@ -406,7 +406,7 @@ func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.Pa
 	return nil
 }
 
-func (c *checker) readFrameOf(ctx context.Context, info index.PackInfo, f *index.Frame, file []byte, s *rangeScratch) error {
+func (c *checker) readFrameOf(ctx context.Context, info index.PackInfo, f *index.Frame, file []byte, s *unitScratch) error {
 	end := int64(f.Offset) + int64(f.Length)
 	if end > int64(len(file)) {
 		return &DamageError{Kind: DamageSize, Object: packName(info.ID), Detail: "is shorter than the index says"}

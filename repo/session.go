@@ -29,7 +29,8 @@ const (
 
 // SessionOptions are the options of Begin.
 type SessionOptions struct {
-	Level chunk.Level // of compression
+	Level   chunk.Level // of compression
+	NoDelta bool        // store every blob whole
 	// Uploads is how many packs may be on their way at a time; 0 means 2. Each holds a pack in memory.
 	Uploads int
 	// OnUpload is called after each stored pack, from any goroutine. It may be nil.
@@ -108,8 +109,9 @@ func (s *Session) Stats() SessionStats {
 
 // Use says that the snapshot to come relies on a blob. False means that the repository does not have
 // it, or is about to lose it: store it anew.
-func (s *Session) Use(id chunk.ID) bool {
-	key := index.KeyOf(id)
+func (s *Session) Use(id chunk.ID) bool { return s.useKey(index.KeyOf(id)) }
+
+func (s *Session) useKey(key index.Key) bool {
 	if s.pending.has(key) {
 		return true
 	}
@@ -159,6 +161,7 @@ type Writer struct {
 	parts  [2]part    // data, tree
 	stored []byte     // scratch: the encoded frame
 	check  []byte     // scratch: the frame decoded again
+	base   []byte     // scratch: the bases of a delta
 }
 
 // part is what a writer has begun of one kind.
@@ -173,6 +176,12 @@ type part struct {
 // Put stores data as a blob unless the repository has it, and marks it as relied upon. data is not
 // kept. An error is final for the session.
 func (w *Writer) Put(ctx context.Context, kind index.Kind, data []byte) (id chunk.ID, added bool, err error) {
+	return w.PutDelta(ctx, kind, data, nil)
+}
+
+// PutDelta is Put, told which blobs data probably resembles: what was at its place before. If data is
+// new, and a delta against them is small enough, that is what is stored.
+func (w *Writer) PutDelta(ctx context.Context, kind index.Kind, data []byte, bases []chunk.ID) (id chunk.ID, added bool, err error) {
 	s := w.s
 	id = s.r.keys.hasher.Sum(data)
 	s.stats.processed.Add(int64(len(data)))
@@ -197,7 +206,10 @@ func (w *Writer) Put(ctx context.Context, kind index.Kind, data []byte) (id chun
 		p = &w.parts[1]
 	}
 	blob := index.Blob{Key: key, Size: uint32(len(data))}
-	if len(data) >= smallBlob {
+	if stored, keys := w.delta(ctx, key, data, bases); stored != nil {
+		s.stats.delta.Add(1)
+		err = w.addEncoded(ctx, p, index.Frame{Encoding: chunk.ZstdDelta, Bases: keys, Blobs: []index.Blob{blob}}, stored)
+	} else if len(data) >= smallBlob {
 		err = w.addFrame(ctx, p, []index.Blob{blob}, data)
 	} else {
 		p.plain = append(p.plain, data...)
@@ -234,10 +246,14 @@ func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plai
 				"this points to faulty memory", err)
 		}
 	}
+	return w.addEncoded(ctx, p, index.Frame{Encoding: encoding, Blobs: blobs}, stored)
+}
+
+func (w *Writer) addEncoded(ctx context.Context, p *part, f index.Frame, stored []byte) error {
 	if err := w.makeRoom(ctx, p, len(stored)+Overhead); err != nil {
 		return err
 	}
-	return p.pack.add(w.s.r.keys, index.Frame{Encoding: encoding, Blobs: blobs}, stored)
+	return p.pack.add(w.s.r.keys, f, stored)
 }
 
 // putSealed adds a frame as it lies in another pack; its blobs were verified.

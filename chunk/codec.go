@@ -92,7 +92,7 @@ func (l Level) delta(window int) zstd.EncoderLevel {
 	switch {
 	case l == LevelBest:
 		return zstd.SpeedBestCompression
-	case l == LevelFastest, l == LevelDefault && window <= smallDelta:
+	case window <= smallDelta, l == LevelFastest && window <= fastDelta:
 		return zstd.SpeedDefault
 	}
 	return zstd.SpeedBetterCompression
@@ -111,8 +111,9 @@ const (
 	// for each power of two, as an encoder's window is fixed and its memory.
 	plainWindow     = 2 << 20
 	smallDelta      = 256 << 10
+	fastDelta       = 2 << 20
 	minDeltaWinBits = 18
-	maxDeltaWinBits = 25
+	maxDeltaWinBits = 24
 	deltaWindows    = maxDeltaWinBits - minDeltaWinBits + 1
 
 	// sampleParts pieces of samplePart bytes tell noise from the rest.
@@ -239,6 +240,9 @@ func looksRandom(p []byte) bool {
 // again. It reports false, and returns dst as it was, when the delta is no
 // smaller than Encode would demand, when there is no base, when src and base
 // together exceed MaxDelta, and at LevelNone.
+//
+// Base is searched best up to 2 MiB; of what lies farther from its end, the
+// encoder's index has forgotten more and more (at LevelBest, from 8 MiB on).
 //
 // Whether a delta that is not tiny beats src compressed by itself, only Encode
 // can tell.

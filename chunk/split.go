@@ -124,6 +124,7 @@ func (s *Splitter) Next(buf []byte) ([]byte, error) {
 		}
 		switch {
 		case s.err != nil && s.err != io.EOF:
+			s.dirty = s.dirty || scanned > 0
 			return nil, s.err
 		case len(buf) == 0:
 			return nil, io.EOF

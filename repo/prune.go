@@ -249,8 +249,10 @@ func (p *PrunePlan) choose(ctx context.Context, leases []leaseRecord, lists []co
 		p.keep = append(p.keep, c.id)
 	}
 	slices.Sort(p.repack) // in their order in the repository: locality survives
+	now := time.Now()
+	writing := p.o.Grace > 0 && slices.ContainsFunc(leases, func(l leaseRecord) bool { return l.Kind == leaseWriter && !l.dead(now) })
 	for id, size := range stored {
-		if condemned[id] {
+		if condemned[id] || writing { // a writer is at work: what no index lists is mostly its own
 			continue
 		}
 		p.Orphans.add(size)

@@ -499,6 +499,10 @@ func (s *Session) commit(ctx context.Context, p Payload) (SnapshotRef, error) {
 	if err := s.rescue(ctx); err != nil {
 		return ref, s.fail(err)
 	}
+	// A machine that slept between the last check and the manifest may have slept through a sweep.
+	if err := s.lease.check(); err != nil {
+		return ref, s.fail(errors.Join(err, s.r.cached.Delete(ctx, ref.name())))
+	}
 	return ref, nil
 }
 

@@ -129,10 +129,12 @@ func (n *nightly) add(budget int64) error {
 	return nil
 }
 
-// edit changes files until the budget is used up: first some drawn evenly, most of them small, then by size.
+// edit changes files until the budget is used up: first some drawn evenly, most of them small, then by size. Edits of
+// large files are large and few, as when somebody runs an analysis again: a thousand scattered ones would make every
+// program but a delta's upload everything.
 func (n *nightly) edit(ctx context.Context, budget int64) error {
-	even := len(n.files) / 200
-	for i := 0; budget > 0 && ctx.Err() == nil; i++ {
+	even := 5 + len(n.files)/200
+	for i := 0; (i < even || budget > 0) && ctx.Err() == nil; i++ {
 		f, ok := n.pick(i >= even)
 		if !ok {
 			break
@@ -166,13 +168,14 @@ func (n *nightly) save(f nightFile) error {
 	return nil
 }
 
-// editFile makes one to four edits in a file and returns how many bytes they changed. Half of the programs write in
+// editFile makes one or two edits in a file and returns how many bytes they changed. Half of the programs write in
 // place, the others write a new file and rename it; hard-linked files are never written in place.
 func (n *nightly) editFile(f nightFile) (used int64, err error) {
 	path := n.path(f.path)
 	k := kindOf(f.path)
-	edits := 1 + n.rng.IntN(4)
-	size := func() int { return int(between(n.rng, 32, float64(min(max(f.size/4, 33), 64<<10)))) }
+	edits := 1 + n.rng.IntN(2)
+	largest := float64(min(max(f.size/4, 33), 512<<10))
+	size := func() int { return int(between(n.rng, largest/16, largest)) }
 	if f.links == 1 && n.rng.IntN(2) == 0 {
 		file, err := os.OpenFile(path, os.O_WRONLY, 0)
 		if err != nil {

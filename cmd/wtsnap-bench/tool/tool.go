@@ -101,7 +101,7 @@ func (t *Tool) Internal(path string) bool { return t.internal != nil && t.intern
 // Missing is a program that is not here.
 type Missing struct{ Name, Hint string }
 
-// Find looks for the named programs in PATH, or at the paths given by name.
+// Find looks for the named programs in PATH, or at the paths given by name: one that is not there is an error.
 func Find(ctx context.Context, names []string, paths map[string]string) (found []*Tool, missing []Missing, err error) {
 	for _, name := range names {
 		known, ok := makers()[name]
@@ -115,6 +115,9 @@ func Find(ctx context.Context, names []string, paths map[string]string) (found [
 		program, err := exec.LookPath(path)
 		if err == nil {
 			program, err = filepath.Abs(program)
+		}
+		if err != nil && paths[name] != "" {
+			return nil, nil, fmt.Errorf("%s: %w", name, err)
 		}
 		if err != nil {
 			missing = append(missing, Missing{name, known.hint})

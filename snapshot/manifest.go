@@ -63,7 +63,7 @@ type Source struct {
 	Dirs   int64      `json:"dirs"`
 	Bytes  int64      `json:"bytes"`
 	Errors int64      `json:"errors"`
-	Time   time.Time  `json:"time,omitzero"` // when this source's reading began; UTC
+	Time   time.Time  `json:"time,omitzero"` // of the machine, when the reading of this source began; UTC
 }
 
 // Owners are the names of the users and groups that own entries of the snapshot, by number. Numbers without a name are

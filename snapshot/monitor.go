@@ -22,6 +22,12 @@ type quiet struct{}
 func (quiet) Problem(string, error) {}
 func (quiet) Notice(string, string) {}
 
+// A PathError is a problem with one entry, in a report.
+type PathError struct {
+	Path  string `json:"path"`
+	Error string `json:"error"`
+}
+
 // Progress counts what an operation has done so far. The operation adds, and a user interface reads as often as it
 // pleases: ten times a second is plenty. The zero value is ready.
 type Progress struct {

@@ -139,11 +139,3 @@ func (w *refWalk) list(ctx context.Context, path string, id chunk.ID) {
 		w.list(ctx, path, ref.ID)
 	}
 }
-
-// joinPath joins names of a snapshot, which are raw bytes.
-func joinPath(dir, name string) string {
-	if dir == "" {
-		return name
-	}
-	return dir + "/" + name
-}

@@ -22,6 +22,9 @@ type quiet struct{}
 func (quiet) Problem(string, error) {}
 func (quiet) Notice(string, string) {}
 
+// maxReported bounds the problems that a report lists. All are counted, and all go to the Monitor.
+const maxReported = 1000
+
 // A PathError is a problem with one entry, in a report.
 type PathError struct {
 	Path  string `json:"path"`

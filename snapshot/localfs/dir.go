@@ -45,10 +45,18 @@ func Stat(path string) (Meta, error) {
 // IsMountPoint reports whether a file system (or, on Linux 5.8 and newer, a bind mount) is mounted at path. Symbolic
 // links in path are followed.
 func IsMountPoint(path string) (bool, error) {
-	if mounted, known, err := mountRoot(path); err != nil || known {
+	if path == "" {
+		return false, pathError("stat", path, unix.ENOENT)
+	}
+	if mounted, known, err := mountRoot(unix.AT_FDCWD, path); err != nil || known {
 		return mounted, pathError("stat", path, err)
 	}
-	// A mount's root has another device than its parent, or is its own parent.
+	return otherDevice(path)
+}
+
+// otherDevice is IsMountPoint for systems that do not tell: a mount's root has another device than its parent, or is its
+// own parent. It misses bind mounts of the same file system.
+func otherDevice(path string) (bool, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return false, err

@@ -14,10 +14,11 @@
 // Times are nanoseconds since 1970-01-01 UTC in an int64 and reach from 1677-09-21 to 2262-04-11; what lies beyond is
 // clamped to these ends.
 //
-// What depends on the system: everything is there on Linux (5.6 or newer in one call, older ones by longer ways). On
-// darwin and freebsd there are no extended attributes but those of files and folders on darwin, no holes are punched
-// (zeros are written instead), folders' entries are read through package os, darwin cannot make devices, FIFOs and
-// sockets relative to a folder (ErrUnsupported), and a name is not pinned to its inode while metadata are applied.
+// What depends on the system: everything is there on Linux (5.6 or newer in few calls, older ones by longer ways), where
+// metadata of entries that are not open files need a mounted /proc. On darwin and freebsd there are no extended
+// attributes but those of files and folders on darwin, no holes are punched (zeros are written instead), folders'
+// entries are read through package os, darwin makes no devices, FIFOs and sockets (errors.ErrUnsupported), File.Apply
+// sets times to the microsecond, and a name is not pinned to its inode while metadata are applied.
 package localfs
 
 import (
@@ -61,12 +62,12 @@ type Meta struct {
 	Mode   uint32 // the 12 permission bits: rwx three times, setuid 04000, setgid 02000, sticky 01000
 	UID    uint32
 	GID    uint32
-	Size   int64 // bytes; of a symbolic link, the length of its target; of a folder, whatever the file system says
-	Blocks int64 // allocated, in units of 512 bytes
-	MTime  int64 // ns since 1970, clamped (see the package comment)
-	CTime  int64 // ns since 1970, clamped
-	BTime  int64 // ns since 1970, clamped; 0 = unknown
-	Dev    uint64
+	Size   int64  // bytes; of a symbolic link, the length of its target; of a folder, whatever the file system says
+	Blocks int64  // allocated, in units of 512 bytes
+	MTime  int64  // ns since 1970, clamped (see the package comment)
+	CTime  int64  // ns since 1970, clamped
+	BTime  int64  // ns since 1970, clamped; 0 = unknown
+	Dev    uint64 // the file system; it may have another number after a reboot
 	Ino    uint64
 	Nlink  uint32
 	RDev   uint64 // major<<32 | minor, of devices only
@@ -121,9 +122,6 @@ func (e *TypeError) Error() string {
 // ErrSymlink is found (errors.Is) where a folder on the way to an entry of a Root, or the entry itself, is a symbolic
 // link, which is never followed.
 var ErrSymlink = errors.New("a symbolic link is in the way, which is not followed")
-
-// ErrUnsupported is found (errors.Is) where the operating system cannot do what was asked.
-var ErrUnsupported = errors.ErrUnsupported
 
 // Skipped is a set of what could not be restored for lack of privilege or of support by the target's file system.
 type Skipped uint8

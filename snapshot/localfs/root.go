@@ -58,7 +58,10 @@ func (r *Root) Lstat(path string) (Meta, error) {
 func (r *Root) OpenDir(path string) (*Dir, error) {
 	if path == "" {
 		fd, err := openAt(r.fd, ".", dirFlags, 0)
-		return &Dir{fd, r.name}, pathError("open", r.name, err)
+		if err != nil {
+			return nil, pathError("open", r.name, err)
+		}
+		return &Dir{fd, r.name}, nil
 	}
 	fd, err := r.open(path, dirFlags, 0)
 	if err != nil {
@@ -190,8 +193,9 @@ func (r *Root) Remove(path string) error {
 	})
 }
 
-// RemoveAll removes an entry with all that is below it. What does not exist is not an error. It goes on after an error
-// and returns the first. Folders of the caller's own that lack the owner's rights are given them.
+// RemoveAll removes an entry with all that is below it, but nothing of what is mounted there, which is an error. What
+// does not exist is not one. It goes on after an error and returns the first. Folders of the caller's own that lack the
+// owner's rights are given them.
 func (r *Root) RemoveAll(path string) error {
 	err := r.inParent("remove", path, func(p parent) error {
 		rm := remover{path: path}
@@ -285,7 +289,26 @@ func openToEmpty(dir int, name string) (int, error) {
 		_ = makeWritable(t, &m)
 	}
 	t.close()
-	return openAt(dir, name, dirFlags|unix.O_NOFOLLOW, 0)
+	fd, err := openAt(dir, name, dirFlags|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return -1, err
+	}
+	if mounted(dir, fd) {
+		unix.Close(fd)
+		return -1, errMounted
+	}
+	return fd, nil
+}
+
+var errMounted = errors.New("another file system is mounted there")
+
+// mounted reports whether a folder, open as fd, that is an entry of parent is the root of a mount.
+func mounted(parent, fd int) bool {
+	if yes, known, err := mountRoot(fd, ""); err == nil && known {
+		return yes
+	}
+	var p, m Meta
+	return statFD(parent, &p) != nil || statFD(fd, &m) != nil || p.Dev != m.Dev
 }
 
 // A parent is the open folder that holds an entry.

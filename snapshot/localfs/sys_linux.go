@@ -1,12 +1,13 @@
 package localfs
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -16,9 +17,6 @@ import (
 const oNoATime = unix.O_NOATIME
 
 const nameMax = 255
-
-// noStatx is set where the kernel (before 4.11) or a seccomp filter that does not know statx refuses it.
-var noStatx atomic.Bool
 
 const statxMask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
 
@@ -54,21 +52,21 @@ func statPath(path string, follow bool, m *Meta) error {
 }
 
 func statx(dir int, path *byte, flags int, m *Meta) error {
-	if !noStatx.Load() {
-		var st unix.Statx_t
-		switch err := rawStatx(dir, path, flags, &st); err {
-		case 0:
-			fromStatx(m, &st)
-			return nil
-		case unix.ENOSYS, unix.EPERM: // statx itself never answers EPERM
-			noStatx.Store(true)
-		default:
-			return err
-		}
+	var st unix.Statx_t
+	switch errno := rawStatx(dir, path, flags, &st); errno {
+	case 0:
+		fromStatx(m, &st)
+		return nil
+	case unix.ENOSYS, unix.EPERM: // a kernel before 4.11, or a seccomp filter that does not know the call
+		return fstatat(dir, path, flags, m)
+	default:
+		return errno
 	}
+}
+
+func fstatat(dir int, path *byte, flags int, m *Meta) error {
 	var st unix.Stat_t
 	for {
-		// unix.Fstatat wants a string, which is all right on the slow way.
 		err := unix.Fstatat(dir, unix.BytePtrToString(path), &st, flags)
 		if err == unix.EINTR {
 			continue
@@ -160,14 +158,15 @@ func typeOfDirent(t byte) Type {
 	return typeOfMode(uint32(t) << 12)
 }
 
-// mountRoot asks the kernel whether path is the root of a mount; known is false where it cannot say (before 5.8).
-func mountRoot(path string) (mounted, known bool, err error) {
+// mountRoot asks the kernel whether path, relative to dir, is the root of a mount, or dir itself where path is empty;
+// known is false where it cannot say (before 5.8).
+func mountRoot(dir int, path string) (mounted, known bool, err error) {
 	p, err := unix.BytePtrFromString(path)
 	if err != nil {
 		return false, false, err
 	}
 	var st unix.Statx_t
-	switch errno := rawStatx(unix.AT_FDCWD, p, unix.AT_NO_AUTOMOUNT, &st); errno {
+	switch errno := rawStatx(dir, p, unix.AT_NO_AUTOMOUNT|unix.AT_EMPTY_PATH, &st); errno {
 	case 0:
 	case unix.ENOSYS, unix.EPERM:
 		return false, false, nil
@@ -181,64 +180,73 @@ var direntBuffers = sync.Pool{New: func() any { return new(direntBuffer) }}
 
 type direntBuffer struct {
 	raw   [64 << 10]byte
-	names []byte
+	names []byte   // end to end
+	found []dirent // in the folder's order
+}
+
+type dirent struct {
+	end int // of the name, in names
+	typ Type
 }
 
 // readEntries reads a folder with two allocations: one for all names, one for the entries.
 func readEntries(fd int, dst []Entry) ([]Entry, error) {
-	buf := direntBuffers.Get().(*direntBuffer)
-	defer direntBuffers.Put(buf)
 	if _, err := unix.Seek(fd, 0, 0); err != nil {
 		return dst, err
 	}
-	start := len(dst)
-	names := buf.names[:0]
-	var ends [256]uint32 // of the names, for the common small folder
-	offsets := ends[:0]
+	buf := direntBuffers.Get().(*direntBuffer)
+	defer direntBuffers.Put(buf)
+	buf.names, buf.found = buf.names[:0], buf.found[:0]
 	for {
 		n, err := unix.Getdents(fd, buf.raw[:])
 		if err == unix.EINTR {
 			continue
 		}
 		if err != nil {
-			return dst[:start], err
+			return dst, err
 		}
 		if n <= 0 {
 			break
 		}
-		// struct linux_dirent64: ino 8, off 8, reclen 2, type 1, name up to a NUL, padding
-		for b := buf.raw[:n]; len(b) >= 20; {
-			length := int(binary.NativeEndian.Uint16(b[16:]))
-			if length < 20 || length > len(b) {
-				return dst[:start], unix.EIO
-			}
-			rec := b[:length]
-			b = b[length:]
-			name := rec[19:]
-			for i, c := range name {
-				if c == 0 {
-					name = name[:i]
-					break
-				}
-			}
-			if string(name) == "." || string(name) == ".." || len(name) == 0 {
-				continue
-			}
-			names = append(names, name...)
-			offsets = append(offsets, uint32(len(names)))
-			dst = append(dst, Entry{Type: typeOfDirent(rec[18])})
+		if err := buf.take(buf.raw[:n]); err != nil {
+			return dst, err
 		}
 	}
-	all := string(names)
-	var from uint32
-	for i, to := range offsets {
-		dst[start+i].Name = all[from:to]
-		from = to
+	names := string(buf.names)
+	dst = slices.Grow(dst, len(buf.found))
+	start := 0
+	for _, e := range buf.found {
+		dst = append(dst, Entry{names[start:e.end], e.typ})
+		start = e.end
 	}
-	if cap(names) <= 1<<20 {
-		buf.names = names
+	if len(buf.names) > 1<<20 { // do not keep what a huge folder needed
+		buf.names, buf.found = nil, nil
 	}
 	return dst, nil
+}
+
+// take reads records of struct linux_dirent64: ino 8 bytes, off 8, reclen 2, type 1, name up to a NUL, padding.
+func (d *direntBuffer) take(b []byte) error {
+	const header = 19
+	for len(b) > 0 {
+		if len(b) <= header {
+			return unix.EIO
+		}
+		length := int(binary.NativeEndian.Uint16(b[16:]))
+		if length <= header || length > len(b) {
+			return unix.EIO
+		}
+		name := b[header:length]
+		if i := bytes.IndexByte(name, 0); i >= 0 {
+			name = name[:i]
+		}
+		if len(name) > 0 && string(name) != "." && string(name) != ".." {
+			d.names = append(d.names, name...)
+			d.found = append(d.found, dirent{len(d.names), typeOfDirent(b[header-1])})
+		}
+		b = b[length:]
+	}
+	return nil
 }
 
 // reopenWaiting opens a regular file that open(O_NONBLOCK) refuses because another process holds a lease on it. The
@@ -272,13 +280,10 @@ func punchHole(fd int, off, length int64) error {
 	}
 }
 
-// noOpenat2 is set where the kernel (before 5.6) or a seccomp filter that does not know openat2 refuses it.
-var noOpenat2 atomic.Bool
-
 // openBeneath opens path, relative to root, with no symbolic link followed anywhere. ok is false where that must be
 // done name by name.
 func openBeneath(root int, path string, flags int, perm uint32) (fd int, ok bool, err error) {
-	if noOpenat2.Load() || len(path) >= unix.PathMax {
+	if len(path) >= unix.PathMax {
 		return -1, false, nil
 	}
 	how := unix.OpenHow{
@@ -293,12 +298,7 @@ func openBeneath(root int, path string, flags int, perm uint32) (fd int, ok bool
 		switch err {
 		case unix.EINTR, unix.EAGAIN:
 			continue
-		case unix.ENOSYS, unix.EPERM:
-			// EPERM may be meant (O_NOATIME is not used here, but an immutable file opened for writing answers so):
-			// the walk gives the true answer.
-			if err == unix.ENOSYS {
-				noOpenat2.Store(true)
-			}
+		case unix.ENOSYS, unix.EPERM: // a kernel before 5.6, or a seccomp filter; or EPERM is meant, and the walk meets it too
 			return -1, false, nil
 		}
 		return fd, true, err

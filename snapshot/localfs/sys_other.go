@@ -86,7 +86,7 @@ func typeOfMode(mode uint32) Type {
 	return TypeUnknown
 }
 
-func mountRoot(string) (mounted, known bool, err error) { return false, false, nil }
+func mountRoot(int, string) (mounted, known bool, err error) { return false, false, nil }
 
 // readEntries reads through package os, on a descriptor of its own.
 func readEntries(fd int, dst []Entry) ([]Entry, error) {

@@ -10,6 +10,7 @@ import (
 )
 
 // A Dir is an open folder to read from. It must be closed. All methods but Entries and Close may be called concurrently.
+// A name that CheckName refuses is a *NameError.
 //
 // A walk holds one descriptor for each level that it keeps open.
 type Dir struct {
@@ -107,6 +108,9 @@ func (d *Dir) Meta() (Meta, error) {
 // Stat returns the metadata of an entry, without following it.
 func (d *Dir) Stat(name string) (Meta, error) {
 	var m Meta
+	if err := CheckName(name); err != nil {
+		return m, err
+	}
 	if err := statAt(d.fd, name, &m); err != nil {
 		return m, pathError("lstat", name, err)
 	}
@@ -115,6 +119,9 @@ func (d *Dir) Stat(name string) (Meta, error) {
 
 // OpenDir opens a folder in this one. A symbolic link is not followed (ErrSymlink).
 func (d *Dir) OpenDir(name string) (*Dir, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
 	fd, err := openQuietly(d.fd, name, dirFlags|unix.O_NOFOLLOW)
 	if err != nil {
 		return nil, pathError("open", name, d.whyNot(name, err))
@@ -127,6 +134,9 @@ func (d *Dir) OpenDir(name string) (*Dir, error) {
 // *TypeError, or ErrSymlink. A FIFO that took a file's place does not make it wait.
 func (d *Dir) OpenFile(name string) (*File, Meta, error) {
 	var m Meta
+	if err := CheckName(name); err != nil {
+		return nil, m, err
+	}
 	fd, err := openQuietly(d.fd, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if err == unix.EAGAIN {
 		// Another process holds a lease on the file (Samba does) and has been asked to give it up.
@@ -141,6 +151,9 @@ func (d *Dir) OpenFile(name string) (*File, Meta, error) {
 
 // ReadLink returns the target of a symbolic link.
 func (d *Dir) ReadLink(name string) (string, error) {
+	if err := CheckName(name); err != nil {
+		return "", err
+	}
 	target, err := readLinkAt(d.fd, name)
 	return target, pathError("readlink", name, err)
 }

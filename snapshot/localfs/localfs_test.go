@@ -170,6 +170,21 @@ func TestUnsafeNames(t *testing.T) {
 			t.Errorf("%s of the root itself: %v", name, err)
 		}
 	}
+	d := openDir(t, r.Name())
+	for name, op := range map[string]func(string) error{
+		"Stat":     func(n string) error { _, err := d.Stat(n); return err },
+		"OpenDir":  func(n string) error { _, err := d.OpenDir(n); return err },
+		"OpenFile": func(n string) error { _, _, err := d.OpenFile(n); return err },
+		"ReadLink": func(n string) error { _, err := d.ReadLink(n); return err },
+		"XattrsOf": func(n string) error { _, err := d.XattrsOf(n); return err },
+	} {
+		for _, path := range []string{"", ".", "..", "../victim", "/etc", "sub/x", "a\x00b"} {
+			var bad *NameError
+			if err := op(path); !errors.As(err, &bad) {
+				t.Errorf("Dir.%s(%q): %v", name, path, err)
+			}
+		}
+	}
 	left, err := os.ReadDir(outside)
 	must(t, err)
 	if len(left) != 2 {

@@ -116,7 +116,7 @@ func CheckPut(name string, data []byte) error {
 // or ErrShort where it does not hold them.
 func CheckRange(size, offset, length int64) (int64, error) {
 	if offset < 0 {
-		return 0, fmt.Errorf("negative offset %d", offset)
+		return 0, fmt.Errorf("%w: negative offset %d", ErrShort, offset)
 	}
 	if offset > size {
 		return 0, fmt.Errorf("%w: %d bytes, offset %d asked for", ErrShort, size, offset)

@@ -97,7 +97,10 @@ func (f *Fault) Hit() int {
 }
 
 // do runs one operation, unless it is to fail.
-func (f *Fault) do(op Op, run func() error) error {
+func (f *Fault) do(ctx context.Context, op Op, run func() error) error {
+	if err := ctx.Err(); err != nil {
+		return &storage.Error{Op: string(op.Kind), Name: op.Name, Err: err}
+	}
 	mode, faulty, crashed := f.next(op)
 	if crashed || faulty && (mode == NotDone || mode == CrashFirst) {
 		return &storage.Error{Op: string(op.Kind), Name: op.Name, Err: ErrFault}
@@ -134,7 +137,7 @@ func (f *Fault) next(op Op) (mode Mode, faulty, crashed bool) {
 
 // Put may fail.
 func (f *Fault) Put(ctx context.Context, name string, data []byte) (info storage.Info, err error) {
-	err = f.do(Op{Put, name, data}, func() (err error) {
+	err = f.do(ctx, Op{Put, name, data}, func() (err error) {
 		info, err = f.st.Put(ctx, name, data)
 		return err
 	})
@@ -143,7 +146,7 @@ func (f *Fault) Put(ctx context.Context, name string, data []byte) (info storage
 
 // Get may fail.
 func (f *Fault) Get(ctx context.Context, name string, offset, length int64, dst []byte) ([]byte, error) {
-	err := f.do(Op{Get, name, nil}, func() (err error) {
+	err := f.do(ctx, Op{Get, name, nil}, func() (err error) {
 		dst, err = f.st.Get(ctx, name, offset, length, dst)
 		return err
 	})
@@ -152,7 +155,7 @@ func (f *Fault) Get(ctx context.Context, name string, offset, length int64, dst 
 
 // Stat may fail.
 func (f *Fault) Stat(ctx context.Context, name string) (info storage.Info, err error) {
-	err = f.do(Op{Stat, name, nil}, func() (err error) {
+	err = f.do(ctx, Op{Stat, name, nil}, func() (err error) {
 		info, err = f.st.Stat(ctx, name)
 		return err
 	})
@@ -161,12 +164,12 @@ func (f *Fault) Stat(ctx context.Context, name string) (info storage.Info, err e
 
 // List may fail; with DoneFailed, after the last object.
 func (f *Fault) List(ctx context.Context, prefix string, fn func(storage.Info) error) error {
-	return f.do(Op{List, prefix, nil}, func() error { return f.st.List(ctx, prefix, fn) })
+	return f.do(ctx, Op{List, prefix, nil}, func() error { return f.st.List(ctx, prefix, fn) })
 }
 
 // Delete may fail.
 func (f *Fault) Delete(ctx context.Context, name string) error {
-	return f.do(Op{Delete, name, nil}, func() error { return f.st.Delete(ctx, name) })
+	return f.do(ctx, Op{Delete, name, nil}, func() error { return f.st.Delete(ctx, name) })
 }
 
 // Hang is a storage whose chosen operations never answer: they return when ctx is done.

@@ -205,14 +205,14 @@ func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	listed := map[index.SegmentID]bool{}
+	listed := map[index.SegmentID]int64{} // sizes
 	err = r.cached.List(ctx, indexDir, func(i storage.Info) error {
 		id, err := index.ParseSegmentID(path.Base(i.Name))
 		if err != nil {
 			return &DamageError{Kind: DamageIndex, Object: i.Name, Detail: "is not the name of an index segment",
 				Hint: "remove it if you put it there"}
 		}
-		listed[id] = true
+		listed[id] = i.Size
 		return nil
 	})
 	if err != nil {
@@ -223,17 +223,20 @@ func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) 
 	defer r.mu.Unlock()
 	x, have := r.index, r.segments
 	for id := range have {
-		if !listed[id] {
+		if _, ok := listed[id]; !ok {
 			x, have = index.New(), map[index.SegmentID]bool{}
 			break
 		}
 	}
 	var missing []index.SegmentID
-	for id := range listed {
+	var bytes int64
+	for id, size := range listed {
 		if !have[id] {
 			missing = append(missing, id)
+			bytes += size
 		}
 	}
+	x.Reserve(int(bytes / segmentBlobBytes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(loadWorkers)
 	for _, id := range missing {
@@ -272,6 +275,9 @@ func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) 
 }
 
 const indexDir = "index/"
+
+// segmentBlobBytes is about what a segment has in bytes for each blob: a key, two sizes, and the frame's.
+const segmentBlobBytes = 23
 
 func segmentName(id index.SegmentID) string { return indexDir + id.String() }
 

@@ -15,12 +15,20 @@ import (
 
 const memoryFolder = "/dev/shm"
 
-// places makes the folders that everything happens in. Restores go to memory where they fit: a file system with a
-// journal makes whoever comes second wait for what the first one wrote.
+// places makes the folders that everything happens in: in memory where there is room, for a disk makes whoever comes
+// second wait for what the first one wrote, and punishes programs that sync. Where memory does not suffice for all of
+// it, it may do for the restores.
 func (b *bench) places(dir, targets string) error {
+	corpus, room := max(b.size.Bytes, b.size.Dump), memoryFree()
+	if dir == "" {
+		dir = os.TempDir()
+		if room > corpus*int64(4+2*len(b.tools)) {
+			dir = memoryFolder
+		}
+	}
 	if targets == "" {
 		targets = dir
-		if free, err := free(memoryFolder); err == nil && free > 2*max(b.size.Bytes, b.size.Dump) {
+		if room > 2*corpus {
 			targets = memoryFolder
 		}
 	}
@@ -32,7 +40,7 @@ func (b *bench) places(dir, targets string) error {
 		return errors.Join(err, os.RemoveAll(b.dir))
 	}
 	b.xattrs = xattr.Set(b.targets, "user.wtsnap", nil) == nil
-	b.report.Targets = targets
+	b.report.Dir, b.report.Targets = dir, targets
 	if !b.xattrs {
 		b.report.Targets += " (which has no extended attributes: these were not compared)"
 	}
@@ -41,12 +49,24 @@ func (b *bench) places(dir, targets string) error {
 
 func (b *bench) clean() error { return errors.Join(os.RemoveAll(b.dir), os.RemoveAll(b.targets)) }
 
-func free(dir string) (int64, error) {
+// memoryFree is how many bytes may be put into the folder in memory, 0 where there is none.
+func memoryFree() int64 {
 	var stat unix.Statfs_t
-	if err := unix.Statfs(dir, &stat); err != nil {
-		return 0, err
+	if err := unix.Statfs(memoryFolder, &stat); err != nil {
+		return 0
 	}
-	return int64(stat.Bavail) * int64(stat.Bsize), nil
+	free := int64(stat.Bavail) * int64(stat.Bsize)
+	info, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(info)) {
+		var kib int64
+		if n, _ := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); n == 1 {
+			return min(free, kib<<10-1<<30) // the programs need memory as well
+		}
+	}
+	return 0
 }
 
 func exists(path string) bool {

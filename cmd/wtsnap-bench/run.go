@@ -35,7 +35,8 @@ func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) er
 		paths[name] = path
 		return nil
 	})
-	dir := flags.String("dir", os.TempDir(), "`folder` for corpora and repositories, in a folder of their own that is removed")
+	dir := flags.String("dir", "", "make corpora and repositories in a folder of their own below this `folder`, and remove it\n"+
+		"in the end (default /dev/shm if there is room, else the folder for temporary files)")
 	targets := flags.String("targets", "", "`folder` for restores (default /dev/shm if there is room, else as -dir)")
 	jsonFile := flags.String("json", "", "write all figures to this `file`")
 	if err := parse(flags, stderr, args); err != nil {

@@ -15,7 +15,8 @@ const ours = "wtsnap"
 func (r *Report) Markdown(w io.Writer) error {
 	p := &printer{w: w}
 	p.line("# wtsnap beside its peers: size %s, %d runs, %d nights\n", r.Size, r.Runs, r.Nights)
-	p.line("%s, on %s. Restores went to %s. Seed %d.\n", r.Started.UTC().Format("2006-01-02"), r.Machine, r.Targets, r.Seed)
+	p.line("%s, on %s. Corpora and repositories in %s, restores to %s. Seed %d.\n",
+		r.Started.UTC().Format("2006-01-02"), r.Machine, r.Dir, r.Targets, r.Seed)
 	for _, c := range r.Corpora {
 		p.line("- %s: %d files, %.1f MB%s", c.Name, c.Files, float64(c.Bytes)/1e6, boundsText(c))
 	}
@@ -153,6 +154,9 @@ func amount(v float64, unit string) string {
 		return fmt.Sprintf("%.0f", v)
 	case v >= 10:
 		return fmt.Sprintf("%.1f", v)
+	}
+	if v > 0 && v < 0.1 {
+		return fmt.Sprintf("%.3f", v)
 	}
 	return fmt.Sprintf("%.2f", v)
 }

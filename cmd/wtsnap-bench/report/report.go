@@ -20,6 +20,7 @@ type Report struct {
 	Seed    uint64    `json:"seed"`
 	Runs    int       `json:"runs"`
 	Nights  int       `json:"nights"`
+	Dir     string    `json:"dir"`     // where corpora and repositories lay
 	Targets string    `json:"targets"` // where restores went
 	Tools   []Tool    `json:"tools"`
 	Missing []string  `json:"missing,omitempty"` // programs that were not here, with a hint

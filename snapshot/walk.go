@@ -84,6 +84,12 @@ func treeDamage(err error) (damage *repo.DamageError, fatal error) {
 		Hint: "wtsnap check names the snapshots that it affects"}, nil
 }
 
+// isLoad reports whether err is what the repository said of a tree page.
+func isLoad(err error) bool {
+	var load *loadError
+	return errors.As(err, &load)
+}
+
 // RootNode returns the node of a snapshot's root: the folder that holds the labels.
 func (s *Snapshot) RootNode() *Node {
 	return &Node{Meta: localfs.Meta{Type: localfs.TypeDir, Mode: 0o755, MTime: s.Time.UnixNano(), Size: s.Bytes, Nlink: 1},

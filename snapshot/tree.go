@@ -291,6 +291,8 @@ type FolderCursor struct {
 	begun bool
 	last  string
 	err   error
+
+	onLeaf func(first string, id chunk.ID) // told of each page of nodes; may be nil
 }
 
 type cursorPage struct {
@@ -323,7 +325,7 @@ func (c *FolderCursor) advance(ctx context.Context) (*Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.stack = append(c.stack, cursorPage{p, 0})
+		c.push(c.root, p)
 	}
 	for len(c.stack) > 0 {
 		top := &c.stack[len(c.stack)-1]
@@ -350,9 +352,16 @@ func (c *FolderCursor) advance(ctx context.Context) (*Node, error) {
 		if err != nil {
 			return nil, err
 		}
-		c.stack = append(c.stack, cursorPage{p, 0})
+		c.push(ref.ID, p)
 	}
 	return nil, nil
+}
+
+func (c *FolderCursor) push(id chunk.ID, p *FolderPage) {
+	c.stack = append(c.stack, cursorPage{p, 0})
+	if c.onLeaf != nil && len(p.Nodes) > 0 {
+		c.onLeaf(p.Nodes[0].Name, id)
+	}
 }
 
 // FolderNodes iterates over the nodes of the folder with the given root page, in order. After an error it ends.
@@ -371,14 +380,20 @@ func FolderNodes(ctx context.Context, load LoadFunc, root chunk.ID) iter.Seq2[*N
 // LookupNode returns the node called name of the folder with the given root page, reading one page a level. The error
 // is fs.ErrNotExist where there is none.
 func LookupNode(ctx context.Context, load LoadFunc, root chunk.ID, name string) (*Node, error) {
-	page, err := loadFolderPage(ctx, load, root, -1, "")
+	return lookupNode(root, name, func(id chunk.ID, level int, first string) (*FolderPage, error) {
+		return loadFolderPage(ctx, load, id, level, first)
+	})
+}
+
+func lookupNode(root chunk.ID, name string, load func(id chunk.ID, level int, first string) (*FolderPage, error)) (*Node, error) {
+	page, err := load(root, -1, "")
 	for err == nil && page.Level > 0 {
 		i := sort.Search(len(page.Refs), func(i int) bool { return page.Refs[i].First > name }) - 1
 		if i < 0 {
 			return nil, fs.ErrNotExist
 		}
 		ref := page.Refs[i]
-		page, err = loadFolderPage(ctx, load, ref.ID, int(page.Level)-1, ref.First)
+		page, err = load(ref.ID, int(page.Level)-1, ref.First)
 	}
 	if err != nil {
 		return nil, err

@@ -1,0 +1,177 @@
+package snapshot
+
+import (
+	"context"
+
+	"github.com/whole-tale/wtsnap/chunk"
+)
+
+// An aligner tells which chunks of a file's old version lie where a chunk of its new version does: the bases of deltas.
+//
+// Both versions are cut by content, so a cut that is in both is at the same content, even if what lies between has
+// grown. The aligner follows the new chunks through the old ones: a chunk that both have says exactly where it is; else
+// the end of the new chunk is taken to be the old cut next to it, if one is near, so that small insertions do not add
+// up.
+//
+// It holds a window of the old version's parts. A nil aligner knows nothing.
+type aligner struct {
+	b      *backup
+	old    partCursor
+	window []PlacedPart
+	at     map[chunk.ID]int64 // end of a part of the window
+	pos    int64              // in the old version, of what the next new chunk begins with
+}
+
+const (
+	alignAhead = 128      // parts of the window after pos
+	alignBack  = 32       // and before
+	alignSnap  = 64 << 10 // bytes; less than half of the least distance of two cuts
+	alignBases = 4        // most chunks that are named for one
+)
+
+func newAligner(b *backup, old *Node) *aligner {
+	return &aligner{b: b, old: newPartCursor(b.load, old), at: map[chunk.ID]int64{}}
+}
+
+// fill moves the window along.
+func (a *aligner) fill(ctx context.Context) {
+	i := 0
+	for i < len(a.window) && a.window[i].Offset+a.window[i].Len() <= a.pos {
+		i++
+	}
+	if drop := i - alignBack; drop > alignBack {
+		for _, p := range a.window[:drop] {
+			delete(a.at, p.ID)
+		}
+		a.window, i = append(a.window[:0], a.window[drop:]...), i-drop
+	}
+	for len(a.window)-i < alignAhead {
+		p, ok := a.old.next(ctx)
+		if !ok {
+			return
+		}
+		if p.Offset+p.Len() <= a.pos {
+			i++
+		}
+		a.window = append(a.window, p)
+		if !p.IsHole() {
+			a.at[p.ID] = p.Offset + p.Len()
+		}
+	}
+}
+
+// bases returns the old chunks at the place of a new one of n bytes.
+func (a *aligner) bases(ctx context.Context, n int) (ids []chunk.ID) {
+	if a == nil {
+		return nil
+	}
+	a.fill(ctx)
+	slack := int64(min(n/16, 16<<10)) // an overlap that is not worth another chunk
+	for _, p := range a.window {
+		if p.Offset >= a.pos+int64(n)-slack || len(ids) == alignBases {
+			break
+		}
+		if !p.IsHole() && p.Offset+p.Len() > a.pos+slack {
+			ids = append(ids, p.ID)
+		}
+	}
+	return ids
+}
+
+// placed says which chunk came.
+func (a *aligner) placed(ctx context.Context, id chunk.ID, n int) {
+	if a == nil {
+		return
+	}
+	a.fill(ctx)
+	if end, ok := a.at[id]; ok {
+		a.pos = end
+		return
+	}
+	end := a.pos + int64(n)
+	a.pos = end
+	near := int64(alignSnap)
+	for _, p := range a.window {
+		cut := p.Offset + p.Len()
+		if d := max(cut-end, end-cut); d < near {
+			a.pos, near = cut, d
+		}
+	}
+}
+
+// skip says that a hole came.
+func (a *aligner) skip(n int64) {
+	if a != nil {
+		a.pos += n
+	}
+}
+
+// A partCursor reads the parts of a file one by one, one page of each level in memory.
+type partCursor struct {
+	load   LoadFunc
+	inline []Part
+	stack  []partPage
+	root   *Node // not loaded yet
+	off    int64
+}
+
+type partPage struct {
+	page *ContentPage
+	next int
+}
+
+func newPartCursor(load LoadFunc, n *Node) partCursor {
+	c := partCursor{load: load, inline: n.Content}
+	if !n.ContentRoot.IsZero() {
+		c.root = n
+	}
+	return c
+}
+
+// next returns false after the last part, and where a page cannot be read.
+func (c *partCursor) next(ctx context.Context) (PlacedPart, bool) {
+	if len(c.inline) > 0 {
+		p := c.inline[0]
+		c.inline = c.inline[1:]
+		return c.place(p), true
+	}
+	if c.root != nil {
+		n := c.root
+		c.root = nil
+		if !c.push(ctx, n.ContentRoot, n.ContentLevel, n.Size) {
+			return PlacedPart{}, false
+		}
+	}
+	for len(c.stack) > 0 {
+		top := &c.stack[len(c.stack)-1]
+		i := top.next
+		top.next++
+		switch {
+		case i < len(top.page.Parts):
+			return c.place(top.page.Parts[i]), true
+		case i < len(top.page.Refs):
+			if ref := top.page.Refs[i]; !c.push(ctx, ref.ID, top.page.Level-1, ref.Size) {
+				return PlacedPart{}, false
+			}
+		default:
+			c.stack = c.stack[:len(c.stack)-1]
+		}
+	}
+	return PlacedPart{}, false
+}
+
+func (c *partCursor) place(p Part) PlacedPart {
+	placed := PlacedPart{c.off, p}
+	c.off += p.Len()
+	return placed
+}
+
+func (c *partCursor) push(ctx context.Context, id chunk.ID, level uint8, size int64) bool {
+	page, err := loadContentPage(ctx, c.load, id, level, size)
+	if err != nil {
+		c.stack = nil
+		return false
+	}
+	c.stack = append(c.stack, partPage{page, 0})
+	return true
+}

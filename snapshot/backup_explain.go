@@ -1,0 +1,166 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/whole-tale/wtsnap/snapshot/exclude"
+	"github.com/whole-tale/wtsnap/snapshot/localfs"
+)
+
+// estimate sets Progress' totals: from the parents, or, if asked for, by counting. The count goes on beside the run.
+func (b *backup) estimate(ctx context.Context) {
+	p := b.o.Progress
+	for i := range b.o.Sources {
+		spec := &b.o.Sources[i]
+		if parent := finished(b.parents[spec.Label]); parent != nil {
+			p.TotalFiles.Add(parent.source.Files)
+			p.TotalBytes.Add(parent.source.Bytes)
+		} else if b.o.Estimate && spec.Stream == nil && spec.Kind == SourceFolder {
+			b.walkers.Go(func() { b.countSource(ctx, spec.Path) })
+		}
+	}
+}
+
+func (b *backup) countSource(ctx context.Context, path string) {
+	d, err := localfs.OpenDir(path)
+	if err != nil {
+		return // whoever saves it says so
+	}
+	m, _ := d.Meta()
+	b.countFolder(ctx, d, "", m.Dev)
+}
+
+// countFolder counts what is to be saved in a folder, and closes it. Nothing of it is reported.
+func (b *backup) countFolder(ctx context.Context, d *localfs.Dir, rel string, dev uint64) {
+	defer d.Close()
+	entries, err := d.Entries(nil)
+	if err != nil || b.o.Exclude.Caches && isCache(d) {
+		return
+	}
+	for _, e := range entries {
+		if ctx.Err() != nil {
+			return
+		}
+		path := joinPath(rel, e.Name)
+		if b.matcher != nil && b.matcher.Match(path, e.Type == localfs.TypeDir).Excluded {
+			continue
+		}
+		switch e.Type {
+		case localfs.TypeDir:
+			sub, err := d.OpenDir(e.Name)
+			if err != nil {
+				continue
+			}
+			if m, err := sub.Meta(); err != nil || b.o.Exclude.OneFileSystem && m.Dev != dev {
+				_ = sub.Close()
+				continue
+			}
+			b.countFolder(ctx, sub, path, dev)
+		case localfs.TypeFile, localfs.TypeUnknown:
+			if m, err := d.Stat(e.Name); err == nil && m.Type == localfs.TypeFile && !b.o.Exclude.MaxSize.Decide(m.Size).Excluded {
+				b.o.Progress.TotalFiles.Add(1)
+				b.o.Progress.TotalBytes.Add(m.Size)
+			}
+		}
+	}
+}
+
+// Explain says in a sentence why a path would be in a snapshot or not. The path is absolute, relative to the working
+// folder, or relative to the source. It looks at the file system but reads nothing but tags of caches.
+func Explain(specs []SourceSpec, o ExcludeOptions, path string) (string, error) {
+	matcher, err := exclude.Compile(o.Patterns)
+	if err != nil {
+		return "", err
+	}
+	spec, rel, err := sourceOf(specs, path)
+	if err != nil {
+		return "", err
+	}
+	shown := spec.Label
+	if rel != "" {
+		shown += "/" + rel
+	}
+	root, err := localfs.Stat(spec.Path)
+	if err != nil {
+		return "", err
+	}
+	// From the source downwards, as a walk would.
+	at, isDir := "", root.Type == localfs.TypeDir
+	names := strings.FieldsFunc(rel, func(r rune) bool { return r == '/' })
+	for i, name := range names {
+		folder := joinName(spec.Path, at)
+		if at == "" {
+			folder = spec.Path
+		}
+		if o.Caches && name != exclude.CacheTag {
+			if d, err := localfs.OpenDir(folder); err == nil {
+				tagged := isCache(d)
+				_ = d.Close()
+				if tagged {
+					return exclude.InCache(joinPath(spec.Label, at), "--exclude-caches").Explain(shown), nil
+				}
+			}
+		}
+		at = joinPath(at, name)
+		m, err := localfs.Lstat(joinName(spec.Path, at))
+		if err != nil {
+			return "", err
+		}
+		isDir = m.Type == localfs.TypeDir
+		if i < len(names)-1 && !isDir {
+			return "", fmt.Errorf("%q is no folder", joinName(spec.Path, at))
+		}
+		if d := matcher.Match(at, isDir); d.Excluded {
+			if i < len(names)-1 {
+				d.Parent = joinPath(spec.Label, at)
+			}
+			return d.Explain(shown), nil
+		}
+		if o.OneFileSystem && m.Dev != root.Dev && (!isDir || i < len(names)-1) {
+			return fmt.Sprintf("%q is excluded: %q lies on another file system (--one-file-system)", shown, joinPath(spec.Label, at)), nil
+		}
+		if d := o.MaxSize.Decide(m.Size); m.Type == localfs.TypeFile && d.Excluded {
+			return d.Explain(shown), nil
+		}
+	}
+	return matcher.Match(at, isDir).Explain(shown), nil
+}
+
+// sourceOf returns the source that a path is in, and the rest of the path.
+func sourceOf(specs []SourceSpec, path string) (*SourceSpec, string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, "", err
+	}
+	for i := range specs {
+		s := &specs[i]
+		if s.Stream != nil || s.Kind != SourceFolder && s.Kind != SourceFile {
+			continue
+		}
+		root, err := filepath.Abs(s.Path)
+		if err != nil {
+			return nil, "", err
+		}
+		if abs == root {
+			return s, "", nil
+		}
+		if rel, ok := strings.CutPrefix(abs, strings.TrimSuffix(root, "/")+"/"); ok {
+			return s, rel, nil
+		}
+	}
+	for i := range specs { // relative to a source, or LABEL/...
+		s := &specs[i]
+		if s.Stream != nil || s.Kind != SourceFolder || filepath.IsAbs(path) {
+			continue
+		}
+		for _, rel := range []string{filepath.Clean(path), strings.TrimPrefix(filepath.Clean(path), s.Label+"/")} {
+			if _, err := localfs.Lstat(filepath.Join(s.Path, rel)); err == nil {
+				return s, rel, nil
+			}
+		}
+	}
+	return nil, "", fmt.Errorf("%q is in none of the sources", path)
+}

@@ -1,0 +1,62 @@
+package snapshot
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/whole-tale/wtsnap/snapshot/localfs"
+)
+
+// shrinkLeast is how many files a parent must have had for half of them to count.
+const shrinkLeast = 100
+
+// A GuardError says why a source was not saved although it could have been: it does not look like itself. A disk that
+// is not mounted must not become the newest snapshot, for which older ones are forgotten.
+type GuardError struct {
+	Label, Path string
+	Reason      string
+	Before, Now int64 // files, where the source shrank
+}
+
+func (e *GuardError) Error() string {
+	return fmt.Sprintf("source %s (%q) refused: %s", e.Label, e.Path, e.Reason)
+}
+
+// before looks at a source before it is read.
+func (b *backup) before(s *backupSource) error {
+	g := &s.spec.Guard
+	refuse := func(format string, args ...any) error {
+		return &GuardError{Label: s.spec.Label, Path: s.spec.Path, Reason: fmt.Sprintf(format, args...)}
+	}
+	if g.MountPoint != "" {
+		mounted, err := localfs.IsMountPoint(g.MountPoint)
+		if err != nil {
+			return refuse("the file system expected at %q: %v", g.MountPoint, err)
+		}
+		if !mounted {
+			return refuse("no file system is mounted at %q", g.MountPoint)
+		}
+	}
+	if g.Sentinel != "" {
+		if _, err := localfs.Stat(filepath.Join(s.spec.Path, g.Sentinel)); err != nil {
+			return refuse("its sentinel file %q: %v", g.Sentinel, vanishedSource(err))
+		}
+	}
+	return nil
+}
+
+// after compares what was found with the parent.
+func (b *backup) after(s *backupSource) error {
+	p := finished(s.parents)
+	if p == nil || b.o.AllowShrink {
+		return nil
+	}
+	before, now := p.source.Files, s.seen.Load()
+	switch {
+	case before > 0 && now == 0:
+		return &GuardError{s.spec.Label, s.spec.Path, fmt.Sprintf("no file is left of %d (--allow-shrink if that was meant)", before), before, now}
+	case before > shrinkLeast && now < (before+1)/2:
+		return &GuardError{s.spec.Label, s.spec.Path, fmt.Sprintf("only %d files are left of %d (--allow-shrink if that was meant)", now, before), before, now}
+	}
+	return nil
+}

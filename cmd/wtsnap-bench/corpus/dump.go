@@ -52,15 +52,15 @@ type collection struct {
 
 func collections() []collection {
 	return []collection{
-		{"assetstore", 0.00001, 250, writeAssetstore},
-		{"user", 0.004, 850, writeUser},
-		{"group", 0.001, 500, writeGroup},
-		{"collection", 0.001, 450, writeCollection},
-		{"folder", 0.14, 620, writeFolder},
-		{"item", 0.36, 560, writeItem},
-		{"file", 0.33, 410, writeFile},
-		{"job", 0.15, 1900, writeJob},
-		{"token", 0.01, 260, writeToken},
+		{"assetstore", 0.00001, 105, writeAssetstore},
+		{"user", 0.004, 510, writeUser},
+		{"group", 0.001, 405, writeGroup},
+		{"collection", 0.001, 370, writeCollection},
+		{"folder", 0.14, 435, writeFolder},
+		{"item", 0.36, 395, writeItem},
+		{"file", 0.33, 393, writeFile},
+		{"job", 0.15, 1440, writeJob},
+		{"token", 0.01, 184, writeToken},
 	}
 }
 

@@ -166,7 +166,7 @@ func writeJob(f *fields) {
 		f.edited("message", 4)
 	})
 	f.array("log", func() {
-		for i := range 4 + f.fixed.IntN(12) {
+		for i := range 4 + f.fixed.IntN(16) {
 			f.string(strconv.Itoa(i), fmt.Sprintf("[%s] %s %s", f.created.Format("15:04:05"), f.hex(12), f.sentence(10)))
 		}
 	})

@@ -34,8 +34,21 @@ func (s *Storage) call(ctx context.Context, fn func(context.Context, fs.Fs) erro
 		if err != nil {
 			return err
 		}
-		return fn(fs.CopyConfig(ctx, s.cfg.ctx), f)
+		ctx = fs.CopyConfig(ctx, s.cfg.ctx)
+		return s.explain(ctx, f, fn(ctx, f))
 	})
+}
+
+// explain asks again in another way when access is denied without a reason: the
+// answer to HEAD has no body, so S3 cannot say there that the key is wrong.
+func (s *Storage) explain(ctx context.Context, f fs.Fs, err error) error {
+	if err == nil || ctx.Err() != nil || kindOf("stat", err) != storage.ErrDenied {
+		return err
+	}
+	if _, listErr := f.List(ctx, ""); listErr != nil && kindOf("list", listErr) == storage.ErrAuth {
+		return listErr
+	}
+	return err
 }
 
 // guard runs fn and returns when it does, or a grace after ctx is done.

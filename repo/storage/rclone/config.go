@@ -18,6 +18,7 @@ import (
 	"github.com/rclone/rclone/fs/config"
 	"github.com/rclone/rclone/fs/config/configfile"
 	"github.com/rclone/rclone/fs/fspath"
+	"github.com/rclone/rclone/lib/atexit"
 	"golang.org/x/sys/unix"
 
 	"github.com/whole-tale/wtsnap/repo/storage"
@@ -29,7 +30,8 @@ import (
 //     token that a backend refreshed is stored at once, and that a failure to
 //     store it reaches the user;
 //   - the logger, which goes to Options.Log;
-//   - no questions at the terminal.
+//   - no questions at the terminal;
+//   - no signal handler, which some backends install to end the process.
 //
 // Everything else is in ctx, which each call carries.
 type process struct {
@@ -79,6 +81,7 @@ func configure(o Options) (*process, error) {
 	p := &process{path: path, file: &configfile.Storage{}, serverTime: true}
 	p.listen(o)
 	fs.SetLogger(p)
+	atexit.IgnoreSignals()
 	fs.GetConfig(context.Background()).AskPassword = false
 	if err := config.SetConfigPath(path); err != nil {
 		return nil, configError("rclone configuration "+path+": "+err.Error(), "")

@@ -80,6 +80,11 @@ func Open(ctx context.Context, spec string, o Options) (*Storage, error) {
 		return nil, err
 	}
 	cfg.foresee(remote)
+	if !strings.HasSuffix(spec, ":") && !strings.HasSuffix(spec, "/") {
+		// A folder, not a file: it saves the request that would find out, whose
+		// refusal S3 would take for a file.
+		spec += "/"
+	}
 	return &Storage{spec: spec, remote: remote, cfg: cfg, known: newLRU(handles)}, nil
 }
 

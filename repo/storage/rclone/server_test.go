@@ -99,6 +99,7 @@ func config(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	rclone.Forget()
+	t.Cleanup(rclone.Forget)
 	return path
 }
 

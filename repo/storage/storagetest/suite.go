@@ -339,7 +339,7 @@ func testConcurrent(t *testing.T, st storage.Storage) {
 		t.Errorf("an object put by several at once has %d other bytes", len(got))
 	}
 	if got := names(t, st, "packs/"); len(got) != 8*4+1 {
-		t.Errorf("%d objects after concurrent puts, want 33", len(got))
+		t.Errorf("%d objects after concurrent puts, want 33: %q", len(got), got)
 	}
 }
 

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -43,6 +45,9 @@ type leaseRecord struct {
 	Started time.Time `json:"started"`
 	Renewed time.Time `json:"renewed"`
 	Seen    []string  `json:"seen"` // ids of condemned lists
+
+	names  []string // of its objects
+	damage error    // it can't be read; ID is its object's name
 }
 
 // dead reports whether others may take the lease for abandoned.
@@ -55,7 +60,8 @@ type lease struct {
 
 	mu     sync.Mutex
 	silent time.Time // when it was last renewed, by the monotonic clock
-	name   string    // of the object that is stored now
+	lost   error     // a *LeaseError once it was silent for too long; it stays so
+	names  []string  // of the objects that are or may be stored
 	stop   func()
 }
 
@@ -90,37 +96,48 @@ func (r *Repository) putLease(ctx context.Context, kind string, lists []condemne
 	l := &lease{r: r, leaseRecord: leaseRecord{ID: hex.EncodeToString(id[:]), Kind: kind, Host: host, PID: os.Getpid(),
 		Started: time.Now().UTC()}}
 	if err := l.renew(ctx, lists); err != nil {
+		_ = l.remove(context.WithoutCancel(ctx)) // it may be stored
 		return nil, err
 	}
 	return l, nil
 }
 
-// renew stores the lease anew, as having seen lists too, and removes its former object.
+// renew stores the lease anew, as having seen lists too, and removes its former objects. A lease that
+// is lost stays so: whoever took it for abandoned may have removed something meanwhile.
 func (l *lease) renew(ctx context.Context, lists []condemnedList) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, list := range lists {
-		if !slices.Contains(l.Seen, list.ID) {
-			l.Seen = append(l.Seen, list.ID)
+	if len(l.names) > 0 { // not the first time
+		if err := l.checkLocked(); err != nil {
+			return err
 		}
 	}
 	now := time.Now()
 	next := l.leaseRecord
-	next.Count, next.Renewed = l.Count+1, now.UTC()
+	next.Renewed, next.Seen = now.UTC(), slices.Clone(l.Seen)
+	for _, list := range lists {
+		if !slices.Contains(next.Seen, list.ID) {
+			next.Seen = append(next.Seen, list.ID)
+		}
+	}
+	l.Count++ // for a failed attempt too: it may be stored, and no name is used twice
+	next.Count = l.Count
 	data, err := json.Marshal(next)
 	if err != nil {
 		return err
 	}
 	name := fmt.Sprintf("%s%s-%d", leasesDir, l.ID, next.Count)
+	old := l.names
+	l.names = append(slices.Clone(old), name)
 	if err := l.r.writeObject(ctx, name, data); err != nil {
 		return fmt.Errorf("renewing the lease: %w", err)
 	}
-	old := l.name
-	l.leaseRecord, l.silent, l.name = next, now, name
-	if old != "" {
-		if err := l.r.st.Delete(ctx, old); err != nil {
-			return fmt.Errorf("renewing the lease: %w", err)
+	l.leaseRecord, l.silent = next, now
+	for _, name := range old {
+		if l.r.st.Delete(ctx, name) != nil {
+			return nil // the newest one counts; the next renewal or remove tries again
 		}
+		l.names = l.names[1:]
 	}
 	return nil
 }
@@ -150,11 +167,15 @@ func (l *lease) keepAlive(ctx context.Context) {
 func (l *lease) check() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.checkLocked()
+}
+
+func (l *lease) checkLocked() error {
 	// Round(0) drops the monotonic clock, which stands still while a machine sleeps.
-	if silent := max(time.Since(l.silent), time.Now().Round(0).Sub(l.silent.Round(0))); silent > leaseAlive {
-		return &LeaseError{Silent: silent}
+	if silent := max(time.Since(l.silent), time.Now().Round(0).Sub(l.silent.Round(0))); l.lost == nil && silent > leaseAlive {
+		l.lost = &LeaseError{Silent: silent}
 	}
-	return nil
+	return l.lost
 }
 
 // unsee makes the lease one that has seen no condemned list.
@@ -178,43 +199,77 @@ func (l *lease) remove(ctx context.Context) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err := l.r.st.Delete(ctx, l.name); err != nil {
-		return fmt.Errorf("removing the lease: %w", err)
+	for len(l.names) > 0 {
+		if err := l.r.st.Delete(ctx, l.names[0]); err != nil {
+			return fmt.Errorf("removing the lease: %w", err)
+		}
+		l.names = l.names[1:]
 	}
 	return nil
 }
 
-// leases reads all leases; of one that is just being renewed, the newest object.
+// leases reads all leases; of one that is just being renewed, the newest object. A lease that can't be
+// read may be anybody's: it counts as a live prune's, and so holds up whatever removes things, until the
+// backend says that it is too old for that. Where the backend has no times, a person must remove it.
 func (r *Repository) leases(ctx context.Context) ([]leaseRecord, error) {
 	byID := map[string]leaseRecord{}
-	objects, err := r.readAll(ctx, leasesDir)
+	objects, damaged, err := r.readAll(ctx, leasesDir)
 	if err != nil {
 		return nil, fmt.Errorf("reading leases: %w", err)
 	}
 	for _, o := range objects {
 		var l leaseRecord
-		if err := strictJSON(o.content, &l); err != nil {
-			return nil, &DamageError{Kind: DamageDecode, Object: o.name, Detail: "is no lease", Err: err}
+		if err := strictJSON(o.content, &l); err != nil || l.ID == "" {
+			damaged = append(damaged, damagedObject{o.Info, &DamageError{Kind: DamageDecode, Object: o.Name, Detail: "is no lease", Err: err}})
+			continue
 		}
-		if old, ok := byID[l.ID]; !ok || old.Count < l.Count {
-			byID[l.ID] = l
+		old := byID[l.ID]
+		l.names = append(old.names, o.Name)
+		if old.Count > l.Count {
+			old.names, l = l.names, old
 		}
+		byID[l.ID] = l
 	}
 	var out []leaseRecord
 	for _, l := range byID {
 		out = append(out, l)
 	}
+	for _, d := range damaged {
+		l := leaseRecord{ID: path.Base(d.Name), Kind: leasePrune, Renewed: d.ModTime, damage: d.err, names: []string{d.Name}}
+		if d.ModTime.IsZero() {
+			l.Renewed = time.Now()
+		}
+		out = append(out, l)
+	}
+	slices.SortFunc(out, func(a, b leaseRecord) int { return strings.Compare(a.ID, b.ID) })
 	return out, nil
 }
 
-// livePrune returns another prune's lease, if one is live.
-func livePrune(leases []leaseRecord, own string) *leaseRecord {
+// busy returns ErrBusy if another prune's lease is live.
+func busy(leases []leaseRecord, own string) error {
 	for _, l := range leases {
 		if l.Kind == leasePrune && l.ID != own && !l.dead(time.Now()) {
-			return &l
+			if l.damage != nil {
+				return fmt.Errorf("%w, or was: %w", ErrBusy, l.damage)
+			}
+			return fmt.Errorf("%w (on %s since %s)", ErrBusy, l.Host, l.Started.Format(time.RFC3339))
 		}
 	}
 	return nil
+}
+
+// alone makes the lease hold up every sweep that is planned from now on, and returns ErrBusy if a prune
+// is at work already.
+func (l *lease) alone(ctx context.Context) error {
+	l.unsee() // as one that has seen no condemned list
+	if err := l.renew(ctx, nil); err != nil {
+		return err
+	}
+	others, err := l.r.leases(ctx)
+	if err != nil {
+		return err
+	}
+	return busy(others, l.ID)
 }
 
 // condemnedList is the content of a condemned object.
@@ -226,69 +281,82 @@ type condemnedList struct {
 	name  string
 }
 
-// condemnedLists reads all condemned lists.
+// condemnedLists reads the condemned lists, in the order of their times. What can't be read is left out:
+// a list that a writer has not seen is not acted on while the writer lives, and none that a prune can't
+// read is acted on by it.
 func (r *Repository) condemnedLists(ctx context.Context) ([]condemnedList, error) {
-	objects, err := r.readAll(ctx, condemnedDir)
+	lists, _, err := r.condemnedAndDamaged(ctx)
+	return lists, err
+}
+
+func (r *Repository) condemnedAndDamaged(ctx context.Context) (lists []condemnedList, damaged []damagedObject, err error) {
+	objects, damaged, err := r.readAll(ctx, condemnedDir)
 	if err != nil {
-		return nil, fmt.Errorf("reading the condemned lists: %w", err)
+		return nil, nil, fmt.Errorf("reading the condemned lists: %w", err)
 	}
-	var lists []condemnedList
 	for _, o := range objects {
-		c := condemnedList{name: o.name}
-		if err := strictJSON(o.content, &c); err != nil {
-			return nil, &DamageError{Kind: DamageDecode, Object: o.name, Detail: "is no condemned list", Err: err}
-		}
+		c := condemnedList{name: o.Name}
+		err := strictJSON(o.content, &c)
 		for _, p := range c.Packs {
-			id, err := index.ParsePackID(p)
-			if err != nil {
-				return nil, &DamageError{Kind: DamageDecode, Object: o.name, Detail: "names a pack wrongly", Err: err}
-			}
+			id, perr := index.ParsePackID(p)
+			err = errors.Join(err, perr)
 			c.packs = append(c.packs, id)
+		}
+		if err != nil || condemnedDir+c.ID != o.Name {
+			damaged = append(damaged, damagedObject{o.Info, &DamageError{Kind: DamageDecode, Object: o.Name, Detail: "is no condemned list", Err: err}})
+			continue
 		}
 		lists = append(lists, c)
 	}
-	return lists, nil
+	slices.SortStableFunc(lists, func(a, b condemnedList) int { return a.Time.Compare(b.Time) })
+	return lists, damaged, nil
 }
 
 // object is a sealed object that was read and opened.
 type object struct {
-	name    string
+	storage.Info
 	content []byte
+}
+
+// damagedObject is one that could not be opened.
+type damagedObject struct {
+	storage.Info
+	err error
 }
 
 // readAll reads every object below a folder, in the order of their names. An object that vanishes
 // between the listing and its reading may have been replaced by one under a new name, so that the
 // folder is listed again.
-func (r *Repository) readAll(ctx context.Context, dir string) ([]object, error) {
+func (r *Repository) readAll(ctx context.Context, dir string) (objects []object, damaged []damagedObject, err error) {
 	for attempt := 0; ; attempt++ {
-		objects, err := r.readListed(ctx, dir)
+		objects, damaged, err = r.readListed(ctx, dir)
 		if !errors.Is(err, storage.ErrNotExist) || attempt == 9 {
-			return objects, err
+			return objects, damaged, err
 		}
 	}
 }
 
-func (r *Repository) readListed(ctx context.Context, dir string) ([]object, error) {
-	var names []string
-	err := r.st.List(ctx, dir, func(i storage.Info) error {
-		names = append(names, i.Name)
+func (r *Repository) readListed(ctx context.Context, dir string) (objects []object, damaged []damagedObject, err error) {
+	var infos []storage.Info
+	err = r.st.List(ctx, dir, func(i storage.Info) error {
+		infos = append(infos, i)
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	slices.Sort(names)
-	objects := make([]object, 0, len(names))
-	for _, name := range names {
-		data, err := r.st.Get(ctx, name, 0, -1, nil)
+	slices.SortFunc(infos, func(a, b storage.Info) int { return strings.Compare(a.Name, b.Name) })
+	for _, i := range infos {
+		data, err := r.st.Get(ctx, i.Name, 0, -1, nil)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		content, err := r.keys.openObject(name, data)
+		content, err := r.keys.openObject(i.Name, data)
 		if err != nil {
-			return nil, err
+			damaged = append(damaged, damagedObject{i, err})
+			continue
 		}
-		objects = append(objects, object{name, content})
+		objects = append(objects, object{i, content})
 	}
-	return objects, nil
+	return objects, damaged, nil
 }

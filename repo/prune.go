@@ -78,7 +78,9 @@ type PrunePlan struct {
 	condemn []index.PackID // unused and orphans
 	sweep   []sweepList
 	later   []condemnedList
-	merge   bool // the index segments
+	merge   bool          // the index segments
+	end     index.BlobRef // of what the plan knows; a session of this process may add to the index
+	dead    []string      // leases that are dead, and condemned lists that can't be read: names
 }
 
 // PackTotals counts packs.
@@ -129,38 +131,50 @@ func (r *Repository) PlanPrune(ctx context.Context, o PruneOptions) (p *PrunePla
 	if err != nil {
 		return p, err
 	}
-	if livePrune(leases, l.ID) != nil {
-		return p, ErrBusy
+	if err := busy(leases, l.ID); err != nil {
+		return p, err
 	}
-	lists, err := r.condemnedLists(ctx)
+	now := time.Now()
+	for _, other := range leases {
+		if other.dead(now) {
+			p.dead = append(p.dead, other.names...)
+		}
+	}
+	lists, damaged, err := r.condemnedAndDamaged(ctx)
 	if err != nil {
 		return p, err
 	}
-	if err := r.LoadIndex(ctx); err != nil {
-		return p, err
+	for _, d := range damaged {
+		p.dead = append(p.dead, d.Name) // nobody can act on it; what it named is found again
 	}
-	p.index = r.Index()
 	if err := p.mark(ctx); err != nil {
 		return p, err
 	}
 	if err := p.choose(ctx, leases, lists); err != nil {
 		return p, err
 	}
-	return p, nil
+	doomed, err := p.doomed(ctx, p.goneBySweep())
+	p.Forgotten = len(doomed)
+	return p, err
 }
 
 // Close gives up the prune's lease.
 func (p *PrunePlan) Close(ctx context.Context) error { return p.lease.remove(ctx) }
 
-// mark finds one copy of every blob that the snapshots reach, and of the bases that these need.
+// mark finds one copy of every blob that the snapshots reach, and of the bases that these need. The index
+// is loaded after the snapshots are listed: it has all that these need, whoever commits meanwhile.
 func (p *PrunePlan) mark(ctx context.Context) error {
 	refs, err := p.r.Snapshots(ctx)
 	if err != nil {
 		return err
 	}
+	if err := p.r.LoadIndex(ctx); err != nil {
+		return err
+	}
+	p.index = p.r.Index()
 	p.Snapshots = len(refs)
-	p.used = index.NewSet[index.BlobRef](p.index.Len())
-	m := marker{x: p.index, used: p.used}
+	m := newMarker(p.index, nil)
+	p.used, p.end = m.used, m.end
 	for _, ref := range refs {
 		data, err := p.r.Manifest(ctx, ref)
 		if errors.Is(err, storage.ErrNotExist) {
@@ -207,17 +221,18 @@ func (p *PrunePlan) choose(ctx context.Context, leases []leaseRecord, lists []co
 			delete(stored, info.ID)
 			continue
 		}
-		u := p.usedBytes(ref)
 		delete(stored, info.ID)
+		if info.FirstBlob >= p.end {
+			continue
+		}
+		u := p.usedBytes(ref)
 		if u == 0 {
 			p.Condemn.add(info.Size)
 			p.condemn = append(p.condemn, info.ID)
 			continue
 		}
-		c := candidate{ref, info.ID, u, max(info.Size-u, 0), info.Size < smallPack}
-		if c.unused < info.Size/50 { // directory and padding
-			c.unused = 0
-		}
+		// Directory and padding are no waste: a new pack would have as much.
+		c := candidate{ref, info.ID, u, max(int64(info.DataSize)-u, 0), info.Size < smallPack}
 		used += u
 		unused += c.unused
 		candidates = append(candidates, c)
@@ -261,9 +276,26 @@ func (p *PrunePlan) choose(ctx context.Context, leases []leaseRecord, lists []co
 	slices.SortFunc(p.condemn, func(a, b index.PackID) int { return slices.Compare(a[:], b[:]) })
 	p.merge = len(p.index.Segments()) > mergeSegments
 	p.NextSweep = time.Now().Add(p.o.Grace)
-	forgotten, err := p.r.Forgotten(ctx)
-	p.Forgotten = len(forgotten)
-	return err
+	return nil
+}
+
+// goneBySweep returns the packs that Execute will remove, as far as the plan knows.
+func (p *PrunePlan) goneBySweep() map[index.PackID]bool {
+	gone := map[index.PackID]bool{}
+	for _, list := range p.sweep {
+		for _, id := range list.remove {
+			gone[id] = true
+		}
+	}
+	if p.o.Grace == 0 {
+		for _, id := range p.condemn {
+			gone[id] = true
+		}
+		for _, ref := range p.repack {
+			gone[p.index.Pack(ref).ID] = true
+		}
+	}
+	return gone
 }
 
 // chooseLists decides which condemned lists can be acted on, and returns the packs of all of them that
@@ -360,6 +392,11 @@ func (p *PrunePlan) Execute(ctx context.Context) (*PruneReport, error) {
 	if err := p.doSweep(ctx); err != nil {
 		return rep, err
 	}
+	for _, name := range p.dead {
+		if err := p.remove(ctx, name); err != nil {
+			return rep, err
+		}
+	}
 	rep.Deleted = p.Sweep
 	return rep, nil
 }
@@ -372,9 +409,15 @@ func (p *PrunePlan) rewrite(ctx context.Context) (stored int64, err error) {
 	defer s.stop(context.WithoutCancel(ctx))
 	w := s.Writer()
 	var scratch frameScratch
+	// First of all, so that no copy in a pack that goes counts as one that stays.
+	for _, id := range p.condemn {
+		p.index.Condemn(id)
+	}
+	for _, ref := range p.repack {
+		p.index.Condemn(p.index.Pack(ref).ID)
+	}
 	for _, ref := range p.repack {
 		info := p.index.Pack(ref)
-		p.index.Condemn(info.ID)
 		blob := info.FirstBlob
 		for _, f := range p.index.Frames(ref) {
 			first, used := blob, 0
@@ -442,137 +485,158 @@ func (r *Repository) putCondemned(ctx context.Context, packs []index.PackID) (co
 	return c, r.writeObject(ctx, c.name, data)
 }
 
-// doSweep removes what the chosen lists name: from the index, then the packs, then the manifests that
-// were forgotten before, then the lists.
+// doSweep removes what the chosen lists name. The manifests that were forgotten before and lose something
+// by it go first: what can still be brought back is whole. Then go the packs' lines in the index, the
+// packs, and the lists.
 func (p *PrunePlan) doSweep(ctx context.Context) error {
 	gone := map[index.PackID]bool{}
-	var oldest time.Time
 	for _, list := range p.sweep {
 		for _, id := range list.remove {
 			gone[id] = true
 		}
-		if oldest.IsZero() || list.Time.After(oldest) {
-			oldest = list.Time
-		}
 	}
-	if err := p.r.rewriteSegments(ctx, gone, p.merge); err != nil {
+	if err := p.sweepForgotten(ctx, gone); err != nil {
+		return err
+	}
+	if err := p.rewriteSegments(ctx, gone); err != nil {
 		return err
 	}
 	for id := range gone {
-		// Through the cache, so that it forgets tree packs as well.
-		if err := p.r.cached.Delete(ctx, packName(id)); err != nil {
-			return fmt.Errorf("removing a pack: %w", err)
+		if err := p.remove(ctx, packName(id)); err != nil {
+			return err
 		}
 	}
-	if err := p.sweepForgotten(ctx, oldest); err != nil {
-		return err
-	}
 	for _, list := range p.sweep {
-		if err := p.r.st.Delete(ctx, list.name); err != nil {
-			return fmt.Errorf("removing a condemned list: %w", err)
+		if err := p.remove(ctx, list.name); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// sweepForgotten removes the manifests whose data may be gone, and the notes on them: those forgotten
-// snapshots that miss a pack.
-func (p *PrunePlan) sweepForgotten(ctx context.Context, condemned time.Time) error {
-	if condemned.IsZero() {
-		return nil
-	}
-	refs, err := p.r.Forgotten(ctx)
-	if err != nil || len(refs) == 0 {
+// remove removes an object, unless others may have taken this prune for dead meanwhile.
+func (p *PrunePlan) remove(ctx context.Context, name string) error {
+	if err := p.lease.check(); err != nil {
 		return err
 	}
-	if err := p.r.LoadIndex(ctx); err != nil {
+	// Through the cache, so that it forgets the object as well.
+	if err := p.r.cached.Delete(ctx, name); err != nil {
+		return fmt.Errorf("removing %s: %w", name, err)
+	}
+	return nil
+}
+
+// sweepForgotten removes the manifests whose data is about to go, and the notes on them.
+func (p *PrunePlan) sweepForgotten(ctx context.Context, gone map[index.PackID]bool) error {
+	doomed, err := p.doomed(ctx, gone)
+	if err != nil || len(doomed) == 0 {
 		return err
 	}
 	notes, err := p.r.annotationNames(ctx)
 	if err != nil {
 		return err
 	}
-	for _, ref := range refs {
-		whole, err := p.r.restorable(ctx, ref, p.o.References)
-		if err != nil {
-			return err
-		}
-		if whole {
-			continue
-		}
-		for _, name := range append([]string{ref.forgottenName()}, notes[ref.ID]...) {
-			if err := p.r.cached.Delete(ctx, name); err != nil {
-				return fmt.Errorf("removing a forgotten snapshot: %w", err)
+	for _, ref := range doomed {
+		for _, name := range append(notes[ref.ID], ref.forgottenName()) {
+			if err := p.remove(ctx, name); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-// restorable reports whether the index still has all that a snapshot refers to.
-func (r *Repository) restorable(ctx context.Context, ref SnapshotRef, references References) (bool, error) {
-	data, err := r.Manifest(ctx, ref)
-	if errors.Is(err, storage.ErrNotExist) {
-		return true, nil // undeleted meanwhile
+// doomed returns the forgotten snapshots that refer to something that is not in the index but for the
+// packs of gone. One whose references can't be found out stays.
+func (p *PrunePlan) doomed(ctx context.Context, gone map[index.PackID]bool) ([]SnapshotRef, error) {
+	if len(gone) == 0 {
+		return nil, nil
 	}
+	refs, err := p.r.Forgotten(ctx)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	x := r.Index()
-	m := marker{x: x, used: index.NewSet[index.BlobRef](x.Len())}
-	err = references(ctx, data, m.visit)
-	if ctx.Err() != nil {
-		return false, ctx.Err()
+	var doomed []SnapshotRef
+	for _, ref := range refs {
+		data, err := p.r.Manifest(ctx, ref)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue
+		}
+		var damage *DamageError
+		m := newMarker(p.index, gone)
+		m.keep = p.used // a repack writes these anew
+		if err == nil {
+			err = p.o.References(ctx, data, m.visit)
+		}
+		if err != nil && !errors.As(err, &damage) {
+			return nil, fmt.Errorf("forgotten snapshot %s: %w", ref.ID.Short(), err)
+		}
+		if m.err() != nil {
+			doomed = append(doomed, ref)
+		}
 	}
-	return err == nil && m.err() == nil, nil
+	return doomed, nil
 }
 
 // rewriteSegments replaces the index segments that list a pack of gone by ones that do not, and merges
-// all of them if asked to.
-func (r *Repository) rewriteSegments(ctx context.Context, gone map[index.PackID]bool, merge bool) error {
-	r.mu.Lock()
-	var ids []index.SegmentID
-	for id := range r.segments {
-		ids = append(ids, id)
+// all of them if the plan says so. Memory: the packs of one new segment.
+func (p *PrunePlan) rewriteSegments(ctx context.Context, gone map[index.PackID]bool) error {
+	if len(gone) == 0 && !p.merge {
+		return nil
 	}
-	r.mu.Unlock()
+	var ids []index.SegmentID
+	err := p.r.cached.List(ctx, indexDir, func(i storage.Info) error {
+		id, err := index.ParseSegmentID(path.Base(i.Name))
+		ids = append(ids, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("listing the index: %w", err)
+	}
 	slices.SortFunc(ids, func(a, b index.SegmentID) int { return slices.Compare(a[:], b[:]) })
 	var old []index.SegmentID
 	seen := map[index.PackID]bool{}
 	var keep []index.Pack
+	blobs := 0
+	flush := func() error {
+		if len(keep) == 0 {
+			return nil
+		}
+		_, err := p.r.writeSegment(ctx, keep)
+		keep, blobs = nil, 0
+		return err
+	}
 	for _, id := range ids {
-		packs, err := r.readSegment(ctx, id)
+		packs, err := p.r.readSegment(ctx, id)
 		if err != nil {
 			return err
 		}
-		touched := slices.ContainsFunc(packs, func(p index.Pack) bool { return gone[p.ID] })
-		if !touched && !merge {
+		if !p.merge && !slices.ContainsFunc(packs, func(q index.Pack) bool { return gone[q.ID] }) {
 			continue
 		}
 		old = append(old, id)
-		for _, p := range packs {
-			if !gone[p.ID] && !seen[p.ID] {
-				seen[p.ID] = true
-				keep = append(keep, p)
+		for _, q := range packs {
+			if gone[q.ID] || seen[q.ID] {
+				continue
 			}
-		}
-	}
-	for len(keep) > 0 {
-		n, blobs := 0, 0
-		for n < len(keep) && (n == 0 || blobs < segmentBlobs) {
-			for _, f := range keep[n].Frames {
+			seen[q.ID] = true
+			keep = append(keep, q)
+			for _, f := range q.Frames {
 				blobs += len(f.Blobs)
 			}
-			n++
+			if blobs >= segmentBlobs {
+				if err := flush(); err != nil {
+					return err
+				}
+			}
 		}
-		if _, err := r.writeSegment(ctx, keep[:n]); err != nil {
-			return err
-		}
-		keep = keep[n:]
+	}
+	if err := flush(); err != nil {
+		return err
 	}
 	for _, id := range old {
-		if err := r.cached.Delete(ctx, segmentName(id)); err != nil {
-			return fmt.Errorf("removing an index segment: %w", err)
+		if err := p.remove(ctx, segmentName(id)); err != nil {
+			return err
 		}
 	}
 	return nil

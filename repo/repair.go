@@ -23,13 +23,19 @@ type IndexRepair struct {
 }
 
 // RepairIndex lists the packs that the index does not list, from their own directories: 2 small reads a
-// pack. Segments that can't be read are removed after that. With dryRun it only looks.
+// pack. Segments that can't be read are removed after that. With dryRun it only looks. ErrBusy where a
+// prune is at work: a pack that is about to be removed must not be listed again.
 func (r *Repository) RepairIndex(ctx context.Context, dryRun bool) (rep *IndexRepair, err error) {
 	l, err := r.newLease(ctx, leaseWriter)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, l.remove(context.WithoutCancel(ctx))) }()
+	if !dryRun {
+		if err := l.alone(ctx); err != nil {
+			return nil, err
+		}
+	}
 	rep = &IndexRepair{}
 	listed, err := r.readableSegments(ctx, rep)
 	if err != nil {

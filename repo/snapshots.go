@@ -143,9 +143,15 @@ func (r *Repository) putSnapshot(ctx context.Context, p Payload) (SnapshotRef, e
 	return ref, r.writeObject(ctx, ref.name(), p.Data)
 }
 
-// move copies a manifest as it is to another name and then removes the first one.
+// move copies a manifest as it is to another name and then removes the first one. A move that was done
+// before is no error.
 func (r *Repository) move(ctx context.Context, from, to string) error {
 	data, err := r.cached.Get(ctx, from, 0, -1, nil)
+	if errors.Is(err, storage.ErrNotExist) {
+		if _, serr := r.st.Stat(ctx, to); serr == nil {
+			return nil
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", from, err)
 	}
@@ -179,14 +185,8 @@ func (r *Repository) Undelete(ctx context.Context, refs []SnapshotRef) (err erro
 		return err
 	}
 	defer func() { err = errors.Join(err, l.remove(context.WithoutCancel(ctx))) }()
-	l.unsee() // as one that has seen no condemned list, it holds up every sweep
-	if err := l.renew(ctx, nil); err != nil {
+	if err := l.alone(ctx); err != nil {
 		return err
-	}
-	if others, err := r.leases(ctx); err != nil {
-		return err
-	} else if p := livePrune(others, l.ID); p != nil {
-		return ErrBusy
 	}
 	for _, ref := range refs {
 		if err := r.move(ctx, ref.forgottenName(), ref.name()); errors.Is(err, storage.ErrNotExist) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
+	"github.com/whole-tale/wtsnap/repo/storage"
 )
 
 const (
@@ -119,8 +121,30 @@ func (s *Session) useKey(key index.Key) bool {
 	if !ok || s.index.Pack(loc.Pack).Condemned {
 		return false
 	}
+	if len(loc.Bases) > 0 {
+		return s.useDelta(key, 0)
+	}
 	s.used.add(loc.Ordinal)
 	return true
+}
+
+// useDelta relies on a copy of the blob and on copies of its bases. A delta of which a base is about to
+// be lost counts as absent.
+func (s *Session) useDelta(key index.Key, depth int) bool {
+	if depth > maxDepth {
+		return false
+	}
+	for _, loc := range s.index.Lookups(key) {
+		whole := !s.index.Pack(loc.Pack).Condemned
+		for _, base := range loc.Bases {
+			whole = whole && s.useDelta(base, depth+1)
+		}
+		if whole {
+			s.used.add(loc.Ordinal)
+			return true
+		}
+	}
+	return false
 }
 
 // fail records the first error; everything after it fails with the same.
@@ -183,6 +207,9 @@ func (w *Writer) Put(ctx context.Context, kind index.Kind, data []byte) (id chun
 // new, and a delta against them is small enough, that is what is stored.
 func (w *Writer) PutDelta(ctx context.Context, kind index.Kind, data []byte, bases []chunk.ID) (id chunk.ID, added bool, err error) {
 	s := w.s
+	if len(data) > index.MaxFrameSize {
+		return id, false, s.fail(fmt.Errorf("a blob of %d bytes is too large, the limit is %d", len(data), index.MaxFrameSize))
+	}
 	id = s.r.keys.hasher.Sum(data)
 	s.stats.processed.Add(int64(len(data)))
 	if s.Use(id) {
@@ -327,11 +354,22 @@ func (s *Session) upload(pack index.Pack, file []byte) error {
 		return fmt.Errorf("storing a pack: %w", err)
 	}
 	pack.Hash = info.Hash
-	s.stats.packs.Add(1)
-	s.stats.stored.Add(pack.Size)
-	if err := s.register(pack); err != nil {
+	condemned, err := s.register(pack)
+	if err != nil {
 		return err
 	}
+	if condemned {
+		// A prune found it before this process had the answer of its upload, and the lease may have seen
+		// that: nothing would save it any more. The same frames go into a pack of another name.
+		again := &packBuilder{kind: pack.Kind}
+		again.absorb(&packBuilder{kind: pack.Kind, buf: file, frames: slices.Clone(pack.Frames)})
+		if pack, err = again.finish(s.r.keys); err != nil {
+			return err
+		}
+		return s.upload(pack, again.buf)
+	}
+	s.stats.packs.Add(1)
+	s.stats.stored.Add(pack.Size)
 	s.mu.Lock()
 	s.packs = append(s.packs, pack)
 	var full []index.Pack
@@ -345,13 +383,17 @@ func (s *Session) upload(pack index.Pack, file []byte) error {
 	return s.list(full)
 }
 
-// register makes a stored pack's blobs known to this process, and relied upon.
-func (s *Session) register(pack index.Pack) error {
+// register makes a stored pack's blobs known to this process, and relied upon, unless the pack is
+// condemned already.
+func (s *Session) register(pack index.Pack) (condemned bool, err error) {
 	ref, err := s.index.AddPack(index.SegmentID{}, pack)
 	if err != nil {
-		return fmt.Errorf("pack %s: %w", pack.ID, err)
+		return false, fmt.Errorf("pack %s: %w", pack.ID, err)
 	}
 	info := s.index.Pack(ref)
+	if info.Condemned {
+		return true, nil
+	}
 	for i := range info.Blobs {
 		s.used.add(info.FirstBlob + index.BlobRef(i))
 	}
@@ -360,7 +402,7 @@ func (s *Session) register(pack index.Pack) error {
 			s.pending.remove(b.Key)
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // list stores an index segment for packs.
@@ -368,8 +410,37 @@ func (s *Session) list(packs []index.Pack) error {
 	if len(packs) == 0 {
 		return nil
 	}
-	_, err := s.r.writeSegment(s.ctx, packs)
-	return err
+	if err := s.lease.check(); err != nil {
+		return err // others may have removed packs that no index listed
+	}
+	id, err := s.r.writeSegment(s.ctx, packs)
+	if err != nil {
+		return err
+	}
+	if err := s.lease.check(); err != nil {
+		return errors.Join(err, s.unlist(id, packs))
+	}
+	return nil
+}
+
+// unlist removes the segment that was stored by a machine that slept just before, if a prune has found
+// its packs meanwhile.
+func (s *Session) unlist(id index.SegmentID, packs []index.Pack) error {
+	lists, err := s.r.condemnedLists(s.ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range packs {
+		_, err := s.r.st.Stat(s.ctx, packName(p.ID))
+		found := slices.ContainsFunc(lists, func(l condemnedList) bool { return slices.Contains(l.packs, p.ID) })
+		switch {
+		case err != nil && !errors.Is(err, storage.ErrNotExist):
+			return err
+		case err != nil || found:
+			return s.r.cached.Delete(s.ctx, segmentName(id))
+		}
+	}
+	return nil
 }
 
 // flush stores all that was put so far, and lists it. Writers may go on meanwhile; what they put later
@@ -495,13 +566,15 @@ func (s *Session) commit(ctx context.Context, p Payload) (SnapshotRef, error) {
 	if err != nil {
 		return SnapshotRef{}, s.fail(err)
 	}
-	// A prune that condemned between the last look and the manifest did not see the manifest.
-	if err := s.rescue(ctx); err != nil {
-		return ref, s.fail(err)
-	}
 	// A machine that slept between the last check and the manifest may have slept through a sweep.
 	if err := s.lease.check(); err != nil {
-		return ref, s.fail(errors.Join(err, s.r.cached.Delete(ctx, ref.name())))
+		return SnapshotRef{}, s.fail(errors.Join(err, s.r.cached.Delete(context.WithoutCancel(ctx), ref.name())))
+	}
+	// A prune that condemned between the last look and the manifest did not see the manifest. What it
+	// condemned stays until the next one, which sees it; this saves the next one from having to keep
+	// whole packs.
+	if err := s.rescue(ctx); err != nil {
+		return ref, s.fail(err)
 	}
 	return ref, nil
 }
@@ -547,7 +620,8 @@ func (s *Session) rescuePack(ctx context.Context, w *Writer, id index.PackID) er
 		return nil // none of ours
 	}
 	info := s.index.Pack(ref)
-	needed := func(blob index.BlobRef, key index.Key) bool { return s.used.has(blob) && !s.index.Has(key) }
+	// Where there is another copy, the snapshot relies on that one from now on.
+	needed := func(blob index.BlobRef, key index.Key) bool { return s.used.has(blob) && !s.useKey(key) }
 	var scratch frameScratch
 	blob := info.FirstBlob
 	for _, f := range s.index.Frames(ref) {
@@ -580,7 +654,7 @@ func (s *Session) rescuePack(ctx context.Context, w *Writer, id index.PackID) er
 }
 
 // Close ends the session. Without a Commit it stores what was put so far and lists it, so that the
-// next run need not upload it again. The lease is removed last.
+// next run need not upload it again; after an error it lists what is stored. The lease is removed last.
 func (s *Session) Close(ctx context.Context) error {
 	s.mu.Lock()
 	closed := s.closed
@@ -593,10 +667,24 @@ func (s *Session) Close(ctx context.Context) error {
 	if err == nil {
 		err = s.flush(ctx)
 	} else {
-		err = nil // it was returned to whoever met it
+		_ = s.listStored(ctx) // otherwise they are waste
+		err = nil             // it was returned to whoever met it
 	}
 	s.stop(ctx)
 	return errors.Join(err, s.lease.remove(ctx))
+}
+
+// listStored lists the packs that were stored before the session failed.
+func (s *Session) listStored(ctx context.Context) error {
+	if err := s.slots.Acquire(ctx, int64(s.o.Uploads)); err != nil {
+		return err
+	}
+	s.slots.Release(int64(s.o.Uploads))
+	s.mu.Lock()
+	packs := s.packs
+	s.packs = nil
+	s.mu.Unlock()
+	return s.list(packs)
 }
 
 // stop waits for the uploads, or ends them when ctx is done.

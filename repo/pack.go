@@ -8,6 +8,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 )
 
@@ -184,4 +185,5 @@ func openFrame(k *keys, kind index.Kind, f *index.Frame, sealed, base []byte, s 
 // frameScratch holds the buffers of one reading goroutine.
 type frameScratch struct {
 	ad, stored, plain []byte
+	sums              []chunk.ID // of the blobs in plain, once they are verified
 }

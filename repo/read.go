@@ -78,8 +78,11 @@ func (r *Repository) openVerified(pack index.PackID, kind index.Kind, f *index.F
 			Detail: fmt.Sprintf("the frame at %d can't be read", f.Offset), Err: err}
 	}
 	pos := uint32(0)
+	s.sums = s.sums[:0]
 	for _, b := range f.Blobs {
-		if index.KeyOf(r.keys.hasher.Sum(plain[pos:pos+b.Size])) != b.Key {
+		sum := r.keys.hasher.Sum(plain[pos : pos+b.Size])
+		s.sums = append(s.sums, sum)
+		if index.KeyOf(sum) != b.Key {
 			return nil, &DamageError{Kind: DamageBlob, Object: packName(pack),
 				Detail: fmt.Sprintf("a blob in the frame at %d is not what its id says", f.Offset)}
 		}
@@ -94,7 +97,7 @@ func (r *Repository) bases(ctx context.Context, x *index.Index, keys []index.Key
 		return nil, nil
 	}
 	if depth >= maxDepth {
-		return nil, &DamageError{Kind: DamageIndex, Object: fmt.Sprintf("blob %x", keys[0]), Detail: "its chain of delta bases is too long"}
+		return nil, &DamageError{Kind: DamageIndex, Object: "blob " + keys[0].String(), Detail: "its chain of delta bases is too long"}
 	}
 	var out []byte
 	for _, key := range keys {
@@ -126,7 +129,7 @@ func (r *Repository) blobAt(ctx context.Context, x *index.Index, key index.Key, 
 		return plain[loc.Pos : loc.Pos+loc.Size], nil
 	}
 	if len(errs) == 0 {
-		return nil, &DamageError{Kind: DamageBlobGone, Object: fmt.Sprintf("blob %x", key), Detail: "no pack of the index holds it",
+		return nil, &DamageError{Kind: DamageBlobGone, Object: "blob " + key.String(), Detail: "no pack of the index holds it",
 			Hint: "wtsnap repair index, if packs are there that the index does not list"}
 	}
 	return nil, errs[0]
@@ -175,7 +178,7 @@ func (r *Repository) nearby(ctx context.Context, x *index.Index, loc index.Locat
 	if depth > maxDepth {
 		return nil, &DamageError{Kind: DamageIndex, Object: packName(loc.PackID), Detail: "holds a delta whose chain of bases is too long"}
 	}
-	plain, err := r.frames.get(frameKey{loc.PackID, loc.Offset}, depth, func() ([]byte, error) {
+	plain, err := r.frames.get(ctx, frameKey{loc.PackID, loc.Offset}, depth, func() ([]byte, error) {
 		f, _ := x.FrameOf(loc.Ordinal)
 		sealed, err := r.storeFor(loc.Kind).Get(ctx, packName(loc.PackID), int64(f.Offset), int64(f.Length), nil)
 		if err != nil {
@@ -204,9 +207,13 @@ func (r *Repository) nearby(ctx context.Context, x *index.Index, loc index.Locat
 // verified compares all 256 bits of the id; the index knows half of them.
 func (r *Repository) verified(id chunk.ID, data []byte) ([]byte, error) {
 	if r.keys.hasher.Sum(data) != id {
-		return nil, &DamageError{Kind: DamageBlob, Object: "blob " + id.String(), Detail: "its bytes are not those of its id"}
+		return nil, notThis(id)
 	}
 	return data, nil
+}
+
+func notThis(id chunk.ID) error {
+	return &DamageError{Kind: DamageBlob, Object: "blob " + id.String(), Detail: "its bytes are not those of its id"}
 }
 
 // ReadOptions are the options of ReadBlobs.
@@ -382,7 +389,8 @@ type unitFrame struct {
 	err    error  // why it can't be had
 	shared bool   // it is somebody's base, or several blobs are wanted from it: keep plain
 	plain  []byte // decoded, if shared
-	busy   bool   // being decoded: a chain that comes back here is a loop
+	sums   []chunk.ID
+	busy   bool // being decoded: a chain that comes back here is a loop
 	bases  []unitBase
 }
 
@@ -508,6 +516,7 @@ func (u *unit) plain(f *unitFrame) ([]byte, error) {
 	} else if f.shared {
 		f.plain = plain
 	}
+	f.sums = s.sums
 	return plain, err
 }
 
@@ -532,7 +541,8 @@ func (b *batch) readUnit(ctx context.Context, wants []want) error {
 		}
 		part := wants[:n]
 		wants = wants[n:]
-		plain, err := u.plain(u.frames[part[0].frame])
+		f := u.frames[part[0].frame]
+		plain, err := u.plain(f)
 		if err != nil {
 			if err := b.others(ctx, part, err); err != nil {
 				return err
@@ -541,6 +551,12 @@ func (b *batch) readUnit(ctx context.Context, wants []want) error {
 		}
 		for _, w := range part {
 			_, loc := b.x.At(w.blob)
+			if f.sums[w.blob-f.first] != b.ids[w.i] { // the index knows half of the id
+				if err := b.bad(w.i, notThis(b.ids[w.i])); err != nil {
+					return err
+				}
+				continue
+			}
 			if err := b.fn(int(w.i), plain[loc.Pos:loc.Pos+loc.Size]); err != nil {
 				return err
 			}
@@ -553,6 +569,9 @@ func (b *batch) readUnit(ctx context.Context, wants []want) error {
 func (b *batch) others(ctx context.Context, wants []want, cause error) error {
 	for _, w := range wants {
 		data, err := b.r.blobAt(ctx, b.x, index.KeyOf(b.ids[w.i]), 0)
+		if err == nil {
+			data, err = b.r.verified(b.ids[w.i], data)
+		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -605,7 +624,7 @@ func (c *frameCache) clear() {
 // get returns the frame's plaintext, reading it where it is not there. A reader waits for another's read
 // of the same frame, but not while it reads a base (depth > 0): chains that form a loop would wait for
 // each other. Failures are not kept.
-func (c *frameCache) get(key frameKey, depth int, read func() ([]byte, error)) ([]byte, error) {
+func (c *frameCache) get(ctx context.Context, key frameKey, depth int, read func() ([]byte, error)) ([]byte, error) {
 	for {
 		c.mu.Lock()
 		if f := c.m[key]; f != nil {
@@ -619,7 +638,11 @@ func (c *frameCache) get(key frameKey, depth int, read func() ([]byte, error)) (
 			break
 		}
 		c.mu.Unlock()
-		<-going
+		select {
+		case <-going:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	done := make(chan struct{})
 	defer close(done)

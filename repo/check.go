@@ -97,13 +97,25 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 		o.Workers = 2
 	}
 	c := &checker{r: r, o: o, rep: &CheckReport{}, present: map[index.PackID]bool{}}
-	if err := c.loadIndex(ctx); err != nil {
+	// What the backend has counts here, not the cache's copy of it.
+	backend := storage.WithCaching(ctx, storage.CacheBypass)
+	// Snapshots before the index and the index before the packs: what is committed meanwhile is whole.
+	refs, err := r.Snapshots(backend)
+	if err != nil {
+		if err := c.damage(snapshotsDir, err); err != nil {
+			return c.rep, err
+		}
+	}
+	if err := c.loadIndex(backend); err != nil {
 		return c.rep, err
 	}
-	if err := c.packs(ctx); err != nil {
+	if err := c.packs(backend); err != nil {
 		return c.rep, err
 	}
-	if err := c.snapshots(ctx); err != nil {
+	if err := c.snapshots(ctx, backend, refs); err != nil {
+		return c.rep, err
+	}
+	if err := c.others(backend); err != nil {
 		return c.rep, err
 	}
 	if err := c.readPacks(ctx); err != nil {
@@ -118,15 +130,12 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 func (c *checker) loadIndex(ctx context.Context) error {
 	c.r.mu.Lock()
 	c.r.index, c.r.segments = index.New(), map[index.SegmentID]bool{}
-	c.r.objects = c.r.st
 	c.r.frames.clear()
 	c.x = c.r.index
 	c.r.mu.Unlock()
 	lists, err := c.r.condemnedLists(ctx)
 	if err != nil {
-		if err := c.damage(condemnedDir, err); err != nil {
-			return err
-		}
+		return err
 	}
 	var names []string
 	err = c.r.st.List(ctx, indexDir, func(i storage.Info) error {
@@ -160,9 +169,12 @@ func (c *checker) loadIndex(ctx context.Context) error {
 				c.problem(Problem{Kind: DamageIndex, Object: name, Detail: err.Error()})
 			}
 		}
+		c.r.mu.Lock()
 		c.r.segments[id] = true
+		c.r.mu.Unlock()
 	}
 	if vanished { // a prune replaces segments meanwhile
+		c.rep.Problems = nil
 		return c.loadIndex(ctx)
 	}
 	for _, list := range lists {
@@ -229,16 +241,12 @@ func sameAlgorithm(a, b string) bool {
 }
 
 // snapshots follows every snapshot to its blobs.
-func (c *checker) snapshots(ctx context.Context) error {
-	refs, err := c.r.Snapshots(ctx)
-	if err != nil {
-		return c.damage(snapshotsDir, err)
-	}
+func (c *checker) snapshots(ctx, backend context.Context, refs []SnapshotRef) error {
 	c.rep.Snapshots = len(refs)
 	visited := index.NewSet[index.BlobRef](c.x.Len())
 	reported := map[index.Key]bool{}
 	for _, ref := range refs {
-		data, err := c.r.Manifest(ctx, ref)
+		data, err := c.r.Manifest(backend, ref)
 		if errors.Is(err, storage.ErrNotExist) {
 			continue // forgotten meanwhile
 		}
@@ -278,6 +286,58 @@ func (c *checker) snapshots(ctx context.Context) error {
 			c.problem(Problem{Kind: DamageBlobGone, Object: "snapshot " + ref.ID.Short(),
 				Detail: fmt.Sprintf("%d of its blobs can't be had, for example %s", n, example.Load().Short()),
 				Hint:   "a backup of the same data stores them again; packs that no index lists may hold them: wtsnap repair index"})
+		}
+	}
+	return nil
+}
+
+// others opens what no snapshot needs to be read: forgotten manifests, notes, keys, and what coordinates
+// the removal of garbage.
+func (c *checker) others(ctx context.Context) error {
+	if got, err := readConfig(ctx, c.r.st); errors.Is(err, ErrNoRepository) {
+		c.problem(Problem{Kind: DamageMissing, Object: configName, Detail: "is not there"})
+	} else if err != nil {
+		if err := c.damage(configName, err); err != nil {
+			return err
+		}
+	} else if got.ID != c.r.config.ID {
+		c.problem(Problem{Kind: DamageOpen, Object: configName, Detail: "is another repository's"})
+	}
+	for _, dir := range []string{keysDir, forgottenDir, annotationsDir} {
+		var names []string
+		if err := c.r.st.List(ctx, dir, func(i storage.Info) error { names = append(names, i.Name); return nil }); err != nil {
+			return fmt.Errorf("listing %s: %w", dir, err)
+		}
+		for _, name := range names {
+			var err error
+			if dir == keysDir {
+				_, err = c.r.readKeyObject(ctx, name)
+			} else {
+				_, err = c.r.readObject(ctx, name)
+			}
+			if err != nil && !errors.Is(err, storage.ErrNotExist) {
+				if err := c.damage(name, err); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	_, lists, err := c.r.condemnedAndDamaged(ctx)
+	if err != nil {
+		return err
+	}
+	leases, err := c.r.leases(ctx)
+	if err != nil {
+		return err
+	}
+	for _, l := range leases {
+		if l.damage != nil {
+			lists = append(lists, damagedObject{storage.Info{Name: l.names[0]}, l.damage})
+		}
+	}
+	for _, d := range lists {
+		if err := c.damage(d.Name, d.err); err != nil {
+			return err
 		}
 	}
 	return nil

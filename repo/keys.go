@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -245,17 +246,29 @@ func (r *Repository) Keys(ctx context.Context) ([]KeyInfo, error) {
 			infos = append(infos, r.key)
 			continue
 		}
-		data, err := r.st.Get(ctx, name, 0, -1, nil)
-		if err != nil {
-			return nil, fmt.Errorf("reading %s: %w", name, err)
+		k, err := r.readKeyObject(ctx, name)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue // removed meanwhile
 		}
-		var k keyObject
-		if err := strictJSON(data, &k); err != nil {
-			return nil, &DamageError{Kind: DamageDecode, Object: name, Detail: "is no key object", Err: err}
+		if err != nil {
+			return nil, err
 		}
 		infos = append(infos, KeyInfo{ID: path.Base(name), Created: k.Made})
 	}
 	return infos, nil
+}
+
+// readKeyObject reads a key object that another password may open.
+func (r *Repository) readKeyObject(ctx context.Context, name string) (*keyObject, error) {
+	data, err := r.st.Get(ctx, name, 0, -1, nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	var k keyObject
+	if err := strictJSON(data, &k); err != nil {
+		return nil, &DamageError{Kind: DamageDecode, Object: name, Detail: "is no key object", Err: err}
+	}
+	return &k, nil
 }
 
 // AddKey adds a password and returns what describes it.
@@ -271,6 +284,14 @@ func (r *Repository) AddKey(ctx context.Context, password []byte, p KDFParams, l
 	if _, err := r.st.Put(ctx, keysDir+id, data); err != nil {
 		return KeyInfo{}, fmt.Errorf("storing the key: %w", err)
 	}
+	// Without a key all is lost: see that it is there before another one may be removed.
+	got, err := r.st.Get(ctx, keysDir+id, 0, -1, nil)
+	if err != nil {
+		return KeyInfo{}, fmt.Errorf("reading the new key back: %w", err)
+	}
+	if !bytes.Equal(got, data) {
+		return KeyInfo{}, &DamageError{Kind: DamageHash, Object: keysDir + id, Detail: "is not what was stored a moment ago"}
+	}
 	return s.Info, nil
 }
 
@@ -281,15 +302,18 @@ func (r *Repository) RemoveKey(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("listing keys: %w", err)
 	}
-	if len(names) < 2 {
-		return ErrLastKey
+	if !slices.Contains(names, keysDir+id) {
+		return fmt.Errorf("no key %s: %w", id, storage.ErrNotExist)
 	}
 	for _, name := range names {
-		if path.Base(name) == id {
-			return r.st.Delete(ctx, name)
+		if name == keysDir+id {
+			continue
+		}
+		if _, err := r.readKeyObject(ctx, name); err == nil { // as far as can be told without its password
+			return r.st.Delete(ctx, keysDir+id)
 		}
 	}
-	return fmt.Errorf("no key %s: %w", id, storage.ErrNotExist)
+	return ErrLastKey
 }
 
 // ChangeKey adds a password and then removes the one that opened this repository.

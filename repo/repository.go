@@ -23,13 +23,11 @@ import (
 type Repository struct {
 	st     storage.Storage // the backend
 	cached storage.Storage // the same through a local cache: for index, manifests and tree packs
-	// objects is where small objects are read: cached, or st once Check wants to see the backend's own.
-	objects storage.Storage
-	config  config
-	master  [keySize]byte
-	key     KeyInfo
-	keys    *keys
-	frames  *frameCache
+	config config
+	master [keySize]byte
+	key    KeyInfo
+	keys   *keys
+	frames *frameCache
 
 	mu       sync.Mutex // guards what LoadIndex replaces
 	index    *index.Index
@@ -129,10 +127,16 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 	var damaged error
 	for _, name := range names {
 		data, err := st.Get(ctx, name, 0, -1, nil)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue // removed meanwhile
+		}
 		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", name, err)
 		}
 		s, err := openKeyObject(c.ID, data, o.Password)
+		if err == nil && s.Info.ID != path.Base(name) {
+			err = fmt.Errorf("it is keys/%s under another name", s.Info.ID)
+		}
 		switch {
 		case errors.Is(err, ErrWrongPassword):
 			continue
@@ -145,7 +149,6 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 		if r.cached == nil {
 			r.cached = st
 		}
-		r.objects = r.cached
 		r.key.ID, r.key.Current = path.Base(name), true
 		copy(r.master[:], s.Master)
 		if r.keys, err = deriveKeys(r.master); err != nil {
@@ -310,14 +313,19 @@ func (r *Repository) writeSegment(ctx context.Context, packs []index.Pack) (inde
 		return index.SegmentID{}, err
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.segments[id] = true
-	r.mu.Unlock()
+	for _, p := range packs { // LoadIndex may have built the index anew since they were added
+		if _, err := r.index.AddPack(id, p); err != nil {
+			return id, fmt.Errorf("pack %s: %w", p.ID, err)
+		}
+	}
 	return id, nil
 }
 
 // readObject reads and opens a sealed object, through the cache.
 func (r *Repository) readObject(ctx context.Context, name string) ([]byte, error) {
-	data, err := r.objects.Get(ctx, name, 0, -1, nil)
+	data, err := r.cached.Get(ctx, name, 0, -1, nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"runtime"
 	"slices"
@@ -40,7 +41,7 @@ type RestoreOptions struct {
 	OwnInstance string
 	Into        string
 
-	// Memory bounds what the restore itself holds, in bytes; 0 means 160 MiB. See memoryPlan.
+	// Memory bounds what the restore itself holds, in bytes; 0 means 128 MiB. See the type restore.
 	Memory int64
 	// Workers is how many ranges are fetched at a time; 0 means 8, or fewer where Memory allows no more.
 	Workers int
@@ -183,7 +184,12 @@ func Restore(ctx context.Context, r *repo.Repository, o RestoreOptions) (*Restor
 	if err != nil {
 		return nil, fmt.Errorf("restore: %w", err)
 	}
-	o.Progress.TotalBytes.Store(node.Size)
+	if s.include == nil && s.exclude == nil { // else nobody knows yet
+		o.Progress.TotalBytes.Store(node.Size)
+		if o.Path == "" {
+			o.Progress.TotalFiles.Store(o.Snapshot.Files)
+		}
+	}
 	rs := newRestore(r, o, s)
 	switch o.Target.Kind {
 	case TargetFolder:
@@ -207,8 +213,9 @@ func Restore(ctx context.Context, r *repo.Repository, o RestoreOptions) (*Restor
 // each of the workers a range of a pack, a frame and its bases; for each CPU one blob that is compared; and what must
 // stay until the end:
 //
-//	plan + workers * 7 MiB + CPUs * 1 MiB + 150 B + path for each file with several links of which not all were seen
+//	plan + workers * 7 MiB + CPUs * 1 MiB + (150 B + path) for each file with several links of which not all were seen
 //
+// That is what is alive; how much garbage Go's collector lets pass beside it is the program's setting (GOGC, GOMEMLIMIT).
 // Memory limits the first two: a quarter to the plan, at least 1 MiB, and a half to the workers, at least one. The plan
 // is a window of the tree, in tree order: planCost bytes an entry and partCost bytes a part, whatever the number of
 // files. A window's data are read in the order in which they lie in the repository; that is the tree's order, mostly, so
@@ -226,6 +233,7 @@ type restore struct {
 
 	root  *localfs.Root // nil where the target does not exist in a dry run
 	links map[inode]*linkGroup
+	seed  maphash.Seed // of fingerprints
 	files filePool
 
 	n struct {
@@ -241,7 +249,7 @@ type restore struct {
 
 // newRestore prepares a call. o's defaults are set.
 func newRestore(r *repo.Repository, o RestoreOptions, sel *selection) *restore {
-	rs := &restore{r: r, o: o, load: TreeLoader(r), sel: sel, links: map[inode]*linkGroup{},
+	rs := &restore{r: r, o: o, load: TreeLoader(r), sel: sel, links: map[inode]*linkGroup{}, seed: maphash.MakeSeed(),
 		owners: newOwners(o.OwnerMap, o.Snapshot.Owners.Users, o.Snapshot.Owners.Groups, o.NumericIDs, systemAccounts())}
 	rs.rep = RestoreReport{Path: o.Path, Target: o.Target.String(), DryRun: o.DryRun}
 	rs.budget(o.Memory, o.Workers)
@@ -249,7 +257,7 @@ func newRestore(r *repo.Repository, o RestoreOptions, sel *selection) *restore {
 }
 
 const (
-	defaultMemory = 160 << 20
+	defaultMemory = 128 << 20
 	workerCost    = 7 << 20
 	maxWorkers    = 8
 	planCost      = 640 // a Node with its strings, a file's state

@@ -179,35 +179,6 @@ func TestRestoreDeleteGuard(t *testing.T) {
 	}
 }
 
-func TestRestoreDeleteStaysOnOneFileSystem(t *testing.T) {
-	src, dst := t.TempDir(), t.TempDir()
-	for i := range 10 {
-		write(t, fmt.Sprintf("%s/%d", src, i), []byte("x"))
-	}
-	write(t, src+"/was", []byte("a file"))
-	d := newDepot(t).checked()
-	s := d.save(map[string]string{"l": src})
-	o := RestoreOptions{Snapshot: s, Path: "l", Target: to(dst), Delete: true}
-	d.restore(o)
-	must(t, os.Remove(dst+"/was"))
-	for _, at := range []string{"/extra/mounted", "/was"} {
-		must(t, os.MkdirAll(dst+at, 0o755))
-		if err := syscall.Mount("tmpfs", dst+at, "tmpfs", 0, ""); err != nil {
-			t.Skipf("cannot mount: %v", err)
-		}
-		t.Cleanup(func() { must(t, syscall.Unmount(dst+at, 0)) })
-		write(t, dst+at+"/precious", []byte("p"))
-	}
-	rep, err := Restore(t.Context(), d.r, o)
-	must(t, err)
-	if !fileExists(dst+"/extra/mounted/precious") || !fileExists(dst+"/was/precious") {
-		t.Error("deleted into a mounted file system")
-	}
-	if rep.Problems != 1 || rep.Delete.Kept == 0 {
-		t.Errorf("%+v, %+v", rep, rep.Delete)
-	}
-}
-
 func TestRestoreInstanceGuard(t *testing.T) {
 	src := t.TempDir()
 	write(t, src+"/f", []byte("x"))

@@ -39,6 +39,8 @@ type file struct {
 	mode fileMode
 	open bool // more parts will be planned
 
+	group *linkGroup // of a file with several names; else nil
+
 	left     atomic.Int64 // parts that are not done, and 1 while the file is planned
 	changed  atomic.Bool  // something was written
 	bad      atomic.Bool  // a part could not be had; the problem is reported
@@ -84,6 +86,9 @@ func (rs *restore) howToChange(n *Node, have *localfs.Meta) fileMode {
 // fail notes that the file will not be what it should be. Only the first reason is reported.
 func (f *file) fail(rs *restore, err error) {
 	if !f.bad.Swap(true) {
+		if f.group != nil {
+			f.group.bad.Store(true)
+		}
 		rs.n.failed.Add(1)
 		rs.problem(f.rel, err)
 	}
@@ -269,6 +274,7 @@ func (w *window) fetch(ctx context.Context) error {
 	}, func(i int, data []byte) error {
 		p := &w.places[i]
 		f := p.file
+		rs.o.Progress.Read.Add(int64(len(data)))
 		if !f.bad.Load() {
 			if err := rs.writePart(f, p, data); err != nil {
 				if end := endsRun(f.rel, err); end != nil {
@@ -432,6 +438,7 @@ func (rs *restore) countFile(f *file) {
 		return
 	}
 	p := rs.o.Progress
+	p.SetPath(f.rel)
 	p.Files.Add(1)
 	switch {
 	case f.mode == fileNew:
@@ -693,12 +700,16 @@ func overlapping(extents []localfs.Extent, off, length int64) []localfs.Extent {
 	return extents[from:max(from, to)]
 }
 
-// verify reads the window's files again and hashes them.
+// verify reads the window's files again and hashes them, but for those that compare has just found right.
 func (w *window) verify(ctx context.Context) error {
 	rs := w.rs
 	return parallelWith(ctx, len(w.files), 1, newScratch, nil, func(scratch *[]byte, i int) error {
 		f := w.files[i]
 		if f.open || f.bad.Load() {
+			return nil
+		}
+		if f.mode == fileInPlace && !f.changed.Load() && f.have.Size == f.node.Size {
+			rs.n.verified.Add(1)
 			return nil
 		}
 		err := rs.verifyFile(ctx, f, scratch)

@@ -116,7 +116,7 @@ func (rs *restore) replaceWith(o *other, make func(rel string) error) error {
 func (rs *restore) makeLink(o *other) error {
 	rs.n.hardLinks.Add(1)
 	g := o.group
-	if g.file != nil && g.file.bad.Load() {
+	if g.bad.Load() {
 		rs.problem(o.rel, fmt.Errorf("it is a link to %q, which could not be restored", joinPath(rs.prefix, g.rel)))
 		return nil
 	}

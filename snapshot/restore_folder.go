@@ -2,11 +2,14 @@ package snapshot
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/snapshot/localfs"
@@ -97,12 +100,43 @@ type folder struct {
 // An inode of the source.
 type inode struct{ dev, ino uint64 }
 
-// A linkGroup is the first name of a file that has several.
+// A linkGroup is the first name of a file that has several. It holds on to no node, which would hold on to its page.
 type linkGroup struct {
 	rel    string
-	node   *Node
+	sum    uint64 // of what all names must agree in
 	unseen uint32
-	file   *file // of regular files with content at work in this run; else nil
+	bad    atomic.Bool // the file could not be restored
+}
+
+// firstName returns the group of a further name of a file. For the first name it returns nil and enters a new group.
+// Names that do not agree, because the file changed between their visits, count as different files.
+func (rs *restore) firstName(n *Node, rel string) (known, entered *linkGroup) {
+	id, sum := inode{n.Dev, n.Ino}, rs.fingerprint(n)
+	if g := rs.links[id]; g != nil && g.sum == sum {
+		if g.unseen--; g.unseen == 0 {
+			delete(rs.links, id)
+		}
+		return g, nil
+	}
+	g := &linkGroup{rel: rel, sum: sum, unseen: n.Nlink - 1}
+	rs.links[id] = g
+	return nil, g
+}
+
+// fingerprint hashes what makes an entry's content.
+func (rs *restore) fingerprint(n *Node) uint64 {
+	var h maphash.Hash
+	h.SetSeed(rs.seed)
+	for _, v := range []uint64{uint64(n.Type), uint64(n.Size), uint64(n.MTime), n.RDev} {
+		h.Write(binary.LittleEndian.AppendUint64(nil, v))
+	}
+	h.Write(n.ContentRoot[:])
+	for _, p := range n.Content {
+		h.Write(p.ID[:])
+		h.Write(binary.LittleEndian.AppendUint64(nil, uint64(p.HoleSize)))
+	}
+	h.WriteString(n.Target)
+	return h.Sum64()
 }
 
 // folder plans what is below d, which is n in the snapshot.
@@ -342,27 +376,20 @@ func (w *window) plan(ctx context.Context, d *folder, n *Node, rel string) error
 	o := other{rel: rel, node: n, have: have, there: there}
 	var group *linkGroup
 	if n.Nlink > 1 {
-		id := inode{n.Dev, n.Ino}
-		if g := rs.links[id]; g != nil && agree(g.node, n) {
-			if g.unseen--; g.unseen == 0 {
-				delete(rs.links, id)
-			}
-			o.group = g
+		known, entered := rs.firstName(n, rel)
+		if known != nil {
+			o.group = known
 			w.links = append(w.links, o)
 			return nil
 		}
-		group = &linkGroup{rel: rel, node: n, unseen: n.Nlink - 1}
-		rs.links[id] = group
+		group = entered
 	}
 	if !n.IsFile() {
 		w.others = append(w.others, o)
 		return nil
 	}
 	rs.n.total.Add(n.Size)
-	f := &file{rel: rel, node: n, mode: fileNew}
-	if group != nil {
-		group.file = f
-	}
+	f := &file{rel: rel, node: n, mode: fileNew, group: group}
 	switch {
 	case !there:
 		rs.act(OpCreate, rel, n.Type, n.Size)
@@ -373,9 +400,7 @@ func (w *window) plan(ctx context.Context, d *folder, n *Node, rel string) error
 			if end := endsRun(rel, err); end != nil {
 				return end
 			}
-			rs.n.failed.Add(1)
-			rs.problem(rel, err)
-			f.bad.Store(true)
+			f.fail(rs, err)
 			return nil
 		}
 	case have.Size == n.Size && have.MTime == n.MTime && !rs.o.Verify && !rs.sharedInode(n, &have):
@@ -404,20 +429,6 @@ func (rs *restore) unchanged(n *Node) {
 	p.Files.Add(1)
 	p.Unchanged.Add(1)
 	p.Bytes.Add(n.Size)
-}
-
-// agree reports whether two names of an inode agree, as they do unless the file changed between their visits.
-func agree(a, b *Node) bool {
-	if a.Type != b.Type || a.Size != b.Size || a.MTime != b.MTime || a.RDev != b.RDev || a.Target != b.Target ||
-		a.ContentRoot != b.ContentRoot || len(a.Content) != len(b.Content) {
-		return false
-	}
-	for i := range a.Content {
-		if a.Content[i] != b.Content[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // parts plans a file's parts. A file whose list of parts is longer than the window has room for goes on in the next.

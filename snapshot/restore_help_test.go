@@ -246,14 +246,26 @@ func must(t testing.TB, err error) {
 // chtime sets an entry's time, of a link its own.
 func chtime(t testing.TB, path string, ns int64) {
 	t.Helper()
-	ts := []syscall.Timespec{syscall.NsecToTimespec(ns), syscall.NsecToTimespec(ns)}
+	must(t, apply(t, path, nil, func(m *localfs.Meta) { m.MTime = ns }))
+}
+
+// setXattr gives an entry an attribute, where there are some.
+func setXattr(t testing.TB, path string, x localfs.Xattr) {
+	t.Helper()
+	if err := apply(t, path, []localfs.Xattr{x}, func(*localfs.Meta) {}); err != nil {
+		t.Logf("no attribute in the test: %v", err)
+	}
+}
+
+func apply(t testing.TB, path string, xattrs []localfs.Xattr, change func(*localfs.Meta)) error {
+	t.Helper()
 	root, err := localfs.OpenRoot(filepath.Dir(path))
 	must(t, err)
 	defer root.Close()
 	m, err := root.Lstat(filepath.Base(path))
 	must(t, err)
-	m.MTime = ts[1].Nano()
-	must(t, root.Apply(filepath.Base(path), &m, nil, localfs.ApplyOptions{NoXattrs: true, NoOwner: true}))
+	change(&m)
+	return root.Apply(filepath.Base(path), &m, xattrs, localfs.ApplyOptions{NoXattrs: xattrs == nil, NoOwner: true})
 }
 
 // makeHome fills dir with an entry of each kind, names that are no UTF-8, holes, attributes, links, and times and modes
@@ -291,17 +303,19 @@ func makeHome(t testing.TB, dir string) int {
 		write(t, fmt.Sprintf("%s/many/%03d", dir, i), bytesOf(uint64(i), 100+i*50))
 		files++
 	}
-	if err := syscall.Setxattr(dir+"/plain", "user.colour", []byte("blue\x00"), 0); err != nil {
-		t.Logf("no user attributes here: %v", err)
-	} else {
-		must(t, syscall.Setxattr(dir+"/sub", "user.of", []byte("folder"), 0))
-	}
+	setXattr(t, dir+"/plain", localfs.Xattr{Name: "user.colour", Value: []byte("blue\x00")})
+	setXattr(t, dir+"/sub", localfs.Xattr{Name: "user.of", Value: []byte("folder")})
 	must(t, os.Chmod(dir+"/sub/deep", 0o500))
 	if os.Geteuid() == 0 {
 		must(t, os.Chown(dir+"/plain", 12345, 23456))
 		must(t, os.Lchown(dir+"/symlink", 12345, 23456))
 		must(t, os.Chmod(dir+"/sub/program", 0o755|os.ModeSetuid))
-		must(t, syscall.Mknod(dir+"/null", syscall.S_IFCHR|0o666, 1<<8|3))
+		root, err := localfs.OpenRoot(dir)
+		must(t, err)
+		defer root.Close()
+		if err := root.Mknod("null", localfs.TypeCharDevice, localfs.MakeRDev(1, 3)); err != nil {
+			t.Logf("no device in the test: %v", err)
+		}
 	}
 	i := int64(0)
 	var paths []string

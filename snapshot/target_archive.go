@@ -223,7 +223,7 @@ func (rs *restore) stream(ctx context.Context, node *Node, fn func(*streamed) er
 	planned, read := make(chan *streamBatch), make(chan *streamBatch)
 	go func() {
 		defer close(planned)
-		b := &streamBuilder{rs: rs, ctx: ctx, out: planned, limit: max(rs.planBytes/4, 4<<20), seen: map[chunk.ID]int{}}
+		b := &streamBuilder{rs: rs, ctx: ctx, out: planned, limit: max(rs.planBytes/4, 4<<20), seen: map[Part]int{}}
 		if err := b.run(node); err != nil {
 			cancel(err)
 		}
@@ -366,7 +366,7 @@ type streamBuilder struct {
 	out   chan<- *streamBatch
 	limit int64
 	b     *streamBatch
-	seen  map[chunk.ID]int // blobs of the batch
+	seen  map[Part]int // blobs of the batch
 	late  []lateFolder
 }
 
@@ -450,15 +450,10 @@ func (sb *streamBuilder) add(path string, n *Node) error {
 	s := streamStep{streamed: streamed{path: path, node: n, begins: true}, blob: -1}
 	rs := sb.rs
 	if n.Nlink > 1 && !n.IsDir() && rs.o.Target.Kind == TargetTar {
-		id := inode{n.Dev, n.Ino}
-		if g := rs.links[id]; g != nil && agree(g.node, n) {
-			if g.unseen--; g.unseen == 0 {
-				delete(rs.links, id)
-			}
-			s.link = g.rel
+		if known, _ := rs.firstName(n, path); known != nil {
+			s.link = known.rel
 			return sb.step(s)
 		}
-		rs.links[id] = &linkGroup{rel: path, node: n, unseen: n.Nlink - 1}
 	}
 	if !n.IsFile() {
 		return sb.step(s)
@@ -493,11 +488,11 @@ func (sb *streamBuilder) add(path string, n *Node) error {
 // blob returns the number of a blob in the batch.
 func (sb *streamBuilder) blob(p Part) int {
 	b := sb.b
-	if i, ok := sb.seen[p.ID]; ok {
+	if i, ok := sb.seen[p]; ok {
 		return i
 	}
 	i := len(b.ids)
-	sb.seen[p.ID] = i
+	sb.seen[p] = i
 	b.ids, b.at = append(b.ids, p.ID), append(b.at, b.size)
 	b.size += int64(p.Size)
 	b.cost += int64(p.Size) + 2*partCost

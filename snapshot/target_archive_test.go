@@ -21,12 +21,20 @@ import (
 	"github.com/whole-tale/wtsnap/repo/storage/storagetest"
 )
 
-// tarNames restores into a tar archive and returns its names.
-func tarNames(t *testing.T, d *depot, o RestoreOptions) (names []string) {
+// tarNames restores into a tar archive and returns its names. There must be no problems.
+func tarNames(t *testing.T, d *depot, o RestoreOptions) []string {
+	t.Helper()
+	o.Target, o.Stdout = TargetSpec{Kind: TargetTar, Stdout: true}, io.Discard
+	d.restore(o)
+	return tarNamesOf(t, d, o)
+}
+
+func tarNamesOf(t *testing.T, d *depot, o RestoreOptions) (names []string) {
 	t.Helper()
 	var out bytes.Buffer
 	o.Target, o.Stdout = TargetSpec{Kind: TargetTar, Stdout: true}, &out
-	d.restore(o)
+	_, err := Restore(t.Context(), d.r, o)
+	must(t, err)
 	r := tar.NewReader(&out)
 	for {
 		h, err := r.Next()

@@ -5,6 +5,7 @@ package tool
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -149,7 +150,7 @@ func makers() map[string]maker {
 	}
 }
 
-// version is the first word with a digit that a program prints of itself.
+// version is what a program prints of itself after its name.
 func version(ctx context.Context, program, argument string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -157,12 +158,14 @@ func version(ctx context.Context, program, argument string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, word := range strings.Fields(string(output)) {
-		if strings.ContainsAny(word, "0123456789") {
-			return strings.TrimSuffix(word, ","), nil
-		}
+	words := strings.Fields(string(output))
+	if len(words) > 1 && !strings.ContainsAny(words[0], "0123456789") {
+		words = words[1:]
 	}
-	return "unknown", nil
+	if len(words) == 0 {
+		return "", errors.New("prints no version")
+	}
+	return strings.TrimSuffix(words[0], ","), nil
 }
 
 const password = "correct horse battery staple"

@@ -34,6 +34,11 @@ func TestFind(t *testing.T) {
 	if _, _, err := Find(context.Background(), []string{"tar"}, nil); err == nil {
 		t.Error("an unknown program is no error")
 	}
+	kopia := program(t, "kopia", "echo 0.21.1 build: abc from: kopia/kopia\n")
+	found, _, err = Find(context.Background(), []string{"kopia"}, map[string]string{"kopia": kopia})
+	if err != nil || len(found) != 1 || found[0].Version != "0.21.1" {
+		t.Errorf("found %+v, %v", found, err)
+	}
 	broken := program(t, "restic", "exit 1\n")
 	if _, _, err := Find(context.Background(), []string{"restic"}, map[string]string{"restic": broken}); err == nil {
 		t.Error("a program that does not run is no error")

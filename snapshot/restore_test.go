@@ -722,3 +722,40 @@ func TestRestoreAsNobody(t *testing.T) {
 		}
 	}
 }
+
+// TestRestoreOfBackups takes the snapshots that Backup makes, of two nights, the second with deltas.
+func TestRestoreOfBackups(t *testing.T) {
+	src := t.TempDir() + "/alice"
+	makeHome(t, src)
+	d := newDepot(t).checked()
+	out := t.TempDir()
+	for night := range 3 {
+		if night > 0 {
+			f, err := os.OpenFile(src+"/copy of big", os.O_RDWR, 0)
+			must(t, err)
+			for off := int64(0); off < 5<<20; off += 100_000 {
+				_, err = f.WriteAt([]byte{byte(night)}, off)
+				must(t, err)
+			}
+			must(t, f.Close())
+			must(t, os.Rename(src+"/many/001", fmt.Sprintf("%s/moved%d", src, night)))
+			write(t, src+"/many/001", bytesOf(uint64(200+night), 500))
+		}
+		_, err := Backup(t.Context(), d.r, BackupOptions{Instance: "inst", Sources: []SourceSpec{{Label: "homes", Kind: SourceFolder, Path: src}},
+			Time: at(1+night, 3)})
+		must(t, err)
+		d.reopen()
+		snaps, err := List(t.Context(), d.r, Filter{})
+		must(t, err)
+		s := snaps[len(snaps)-1]
+		fresh := fmt.Sprintf("%s/%d", out, night)
+		d.restore(RestoreOptions{Snapshot: s, Path: "homes", Target: to(fresh), NumericIDs: true, Verify: true})
+		sameTrees(t, src, fresh)
+		// Over the night before, only what differs is fetched.
+		rep := d.restore(RestoreOptions{Snapshot: s, Path: "homes", Target: to(out + "/0"), NumericIDs: true, Delete: true})
+		sameTrees(t, src, out+"/0")
+		if night > 0 && (rep.Files.Updated != 2 || rep.Files.New != 1) {
+			t.Errorf("night %d: %+v", night, rep.Files)
+		}
+	}
+}

@@ -60,7 +60,8 @@ func (a *aligner) fill(ctx context.Context) {
 	}
 }
 
-// bases returns the old chunks at the place of a new one of n bytes.
+// bases returns the old chunks at the place of a new one of n bytes; behind the old version's end, its last chunk, since
+// what is appended mostly resembles what was there.
 func (a *aligner) bases(ctx context.Context, n int) (ids []chunk.ID) {
 	if a == nil {
 		return nil
@@ -74,6 +75,9 @@ func (a *aligner) bases(ctx context.Context, n int) (ids []chunk.ID) {
 		if !p.IsHole() && p.Offset+p.Len() > a.pos+slack {
 			ids = append(ids, p.ID)
 		}
+	}
+	if n := len(a.window); n > 0 && len(ids) == 0 && !a.window[n-1].IsHole() && a.window[n-1].Offset < a.pos {
+		ids = append(ids, a.window[n-1].ID)
 	}
 	return ids
 }

@@ -157,11 +157,14 @@ func (b *ListBuilder) flush(level int) error {
 	if err != nil {
 		return err
 	}
-	up.buf = binary.AppendUvarint(up.buf, uint64(p.size))
-	up.buf = append(up.buf, id[:]...)
+	up.buf = appendRef(up.buf, ListRef{p.size, id})
 	added(up, id, p.size)
 	p.reset(pageList, level)
 	return nil
+}
+
+func appendRef(dst []byte, r ListRef) []byte {
+	return append(binary.AppendUvarint(dst, uint64(r.Size)), r.ID[:]...)
 }
 
 // Finish stores what is left and sets n's content and size. The builder cannot be used any more.

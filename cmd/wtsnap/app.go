@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+)
+
+// std are the process's standard streams.
+type std struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+func (s std) inTerminal() bool { return isTerminal(s.in) && isTerminal(s.err) }
+
+func isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// app is one run of the program.
+type app struct {
+	ctx     context.Context // of the run: the commands' functions are its methods
+	std     std
+	g       *globals
+	line    *commandLine
+	cli     *cli.App
+	backend *backend // nil until it is opened
+	doc     any      // the JSON document, but for schema and error
+	stream  *stream  // the JSON document, where it is written while the command goes on; doc is then its end
+
+	mu       sync.Mutex
+	progress *progress // the one that is shown, if any: what else goes to standard error must not tear it
+}
+
+// run does what args say and returns the exit code.
+func run(ctx context.Context, s std, args []string) int {
+	a := &app{ctx: ctx, std: s}
+	a.cli = a.newCLI()
+	err := a.dispatch(args)
+	if a.backend != nil {
+		a.backend.close(ctx)
+	}
+	code := exitCode(ctx, err)
+	wantJSON := a.g != nil && a.g.json || a.g == nil && wantsJSON(args)
+	if err != nil && err != errNothingAsked {
+		a.printError(err)
+	}
+	if wantJSON && (err != nil || a.doc != nil || a.stream != nil) {
+		if werr := a.writeJSON(err, code); werr != nil {
+			fmt.Fprintln(s.err, "wtsnap:", werr)
+			return max(code, exitFailed)
+		}
+	}
+	return code
+}
+
+// wantsJSON looks for --json where the command line could not be understood.
+func wantsJSON(args []string) bool {
+	for _, arg := range args[1:] {
+		if arg == "--" {
+			return false
+		}
+		if arg == "--json" || arg == "--json=true" {
+			return true
+		}
+	}
+	return os.Getenv("WTSNAP_JSON") == "true" || os.Getenv("WTSNAP_JSON") == "1"
+}
+
+func (a *app) writeJSON(err error, code int) error {
+	var failure *jsonError
+	if err != nil {
+		failure = &jsonError{Code: code, Message: a.words(err), Hint: hint(err), Details: details(err)}
+	}
+	if a.stream != nil {
+		return a.stream.finish(a.doc, failure)
+	}
+	return writeDocument(a.std.out, a.doc, failure)
+}
+
+// words are an error's message; an interruption is called one.
+func (a *app) words(err error) string {
+	if context.Cause(a.ctx) == errInterrupted && errors.Is(err, context.Canceled) && !is[*statusError](err) {
+		return "interrupted"
+	}
+	return message(err)
+}
+
+func (a *app) printError(err error) {
+	text := "wtsnap: " + printable(a.words(err))
+	if h := hint(err); h != "" {
+		text += "\n  try: " + printable(h)
+	}
+	fmt.Fprintln(a.std.err, text)
+}
+
+// dispatch finds the command and runs it.
+func (a *app) dispatch(args []string) error {
+	line, err := parseArgs(a.cli, args)
+	if err != nil {
+		return err
+	}
+	a.line = line
+	if line.help {
+		a.printHelp(line)
+		return nil
+	}
+	if line.command == nil {
+		if len(line.given) > 0 {
+			return usagef("wtsnap --help", "no command was given")
+		}
+		a.printStart()
+		return errNothingAsked
+	}
+	return a.cli.RunContext(a.ctx, line.flags)
+}
+
+// errNothingAsked makes a script that forgot its arguments fail; the start page says the rest.
+var errNothingAsked error = &usageError{text: "no command was given"}
+
+// newCLI makes the description of all commands.
+func (a *app) newCLI() *cli.App {
+	c := &cli.App{
+		Name: "wtsnap", HelpName: "wtsnap", Usage: "deduplicating encrypted backups to any storage",
+		Flags: globalFlags(), Writer: a.std.out, ErrWriter: a.std.err, HideHelp: true, HideHelpCommand: true, HideVersion: true,
+		DisableSliceFlagSeparator: true, ExitErrHandler: func(*cli.Context, error) {},
+		Commands: []*cli.Command{
+			a.initCommand(), a.backupCommand(), a.restoreCommand(),
+			a.snapshotsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.dumpCommand(),
+			a.forgetCommand(), a.undeleteCommand(), a.pruneCommand(), a.checkCommand(), a.statsCommand(),
+			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.completionCommand(), a.versionCommand(),
+		},
+	}
+	c.OnUsageError = onUsageError
+	var prepare func(list []*cli.Command)
+	prepare = func(list []*cli.Command) {
+		for _, cmd := range list {
+			cmd.OnUsageError = onUsageError
+			cmd.HideHelp, cmd.HideHelpCommand = true, true
+			prepare(cmd.Subcommands)
+		}
+	}
+	prepare(c.Commands)
+	return c
+}
+
+// onUsageError takes the errors of package cli: values that a flag or a variable refuses.
+func onUsageError(_ *cli.Context, err error, _ bool) error {
+	text := err.Error()
+	// invalid value "x" for flag -keep-last: why
+	if rest, ok := strings.CutPrefix(text, "invalid value "); ok {
+		if val, rest, ok := strings.Cut(rest, " for flag -"); ok {
+			name, why, _ := strings.Cut(rest, ": ")
+			if strings.HasPrefix(why, val) { // the reason quotes the value itself
+				return usagef("", "%s: %s", dashed(name), why)
+			}
+			return usagef("", "%s: %s: %s", dashed(name), val, why)
+		}
+	}
+	return usagef("", "%s", text)
+}
+
+// action wraps what a command does: it reads the global flags first.
+func (a *app) action(do func(c *cli.Context) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		g, err := readGlobals(c, a.line.given)
+		if err != nil {
+			return err
+		}
+		a.g = g
+		for _, note := range checkVariables(a.cli, os.Environ()) {
+			a.note(note)
+		}
+		return do(c)
+	}
+}
+
+// arguments checks how many arguments there are; most < 0 means any number.
+func (a *app) arguments(least, most int, want string) ([]string, error) {
+	n := len(a.line.args)
+	name := a.line.name
+	switch {
+	case n < least:
+		return nil, usagef(name+" --help", "%s is missing", want)
+	case most >= 0 && n > most:
+		return nil, usagef(name+" --help", "there is nothing to do with %s", shown(a.line.args[most]))
+	}
+	return a.line.args, nil
+}
+
+// result prints what a command found out: doc as JSON where the user wants that, else what text prints, unless doc alone
+// was asked for.
+func (a *app) result(doc any, text func(w io.Writer)) {
+	a.doc = doc
+	if !a.g.json && text != nil {
+		text(a.std.out)
+	}
+}
+
+// say prints a line on standard error, beside the progress.
+func (a *app) say(text string) {
+	a.mu.Lock()
+	p := a.progress
+	a.mu.Unlock()
+	text = printable(text) + "\n"
+	if p != nil {
+		p.print(text)
+		return
+	}
+	_, _ = io.WriteString(a.std.err, text)
+}
+
+// note tells what is no error of this run.
+func (a *app) note(text string) {
+	if !a.g.quiet {
+		a.say("wtsnap: note: " + text)
+	}
+}
+
+// warn tells what will become an error; it is called from any goroutine.
+func (a *app) warn(text string) { a.say("wtsnap: warning: " + text) }

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/whole-tale/wtsnap/repo"
+	"github.com/whole-tale/wtsnap/snapshot"
+)
+
+type checkDoc struct {
+	Packs     int              `json:"packs"`
+	Blobs     int              `json:"blobs"`
+	Snapshots int              `json:"snapshots"`
+	PacksRead int              `json:"packs_read"`
+	BytesRead int64            `json:"bytes_read"`
+	Orphans   repo.PackTotals  `json:"orphans"`
+	Condemned repo.PackTotals  `json:"condemned"`
+	Problems  []repo.Problem   `json:"problems"`
+	Requests  map[string]int64 `json:"requests"`
+	Seconds   float64          `json:"seconds"`
+}
+
+func (a *app) checkCommand() *cli.Command {
+	return &cli.Command{
+		Name: "check", Usage: "look for damage",
+		Description: `Follows every snapshot to every blob it needs, and looks whether the packs that hold them are there with the right size and, where
+the storage tells it, the right hash. --read-data reads and verifies every byte besides.
+
+Examples:
+
+  wtsnap check
+  wtsnap check --read-data
+  wtsnap check --read-data-subset 5%      a random twentieth
+  wtsnap check --read-data-subset 2/7     the second of seven parts: one a day reads everything in a week`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: "read-data", Usage: "read and verify all data"},
+			&cli.GenericFlag{Name: "read-data-subset", Value: newValue(parseSubset), Usage: "read and verify a `PART`: 5% or 2/7"},
+		},
+		Action: a.action(a.check),
+	}
+}
+
+func (a *app) check(c *cli.Context) error {
+	start := time.Now()
+	if _, err := a.arguments(0, 0, ""); err != nil {
+		return err
+	}
+	part, hasPart := get[subset](c, "read-data-subset")
+	if hasPart && c.Bool("read-data") {
+		return usagef("leave one of them out", "--read-data and --read-data-subset exclude each other")
+	}
+	r, err := a.openRepo()
+	if err != nil {
+		return err
+	}
+	o := repo.CheckOptions{References: snapshot.References(snapshot.TreeLoader(r)), ReadShare: part.share, Part: part.part, Parts: part.parts}
+	if c.Bool("read-data") {
+		o.ReadShare = 1
+	}
+	var p snapshot.Progress
+	o.OnPack = func(done, total int, bytes int64) {
+		p.TotalFiles.Store(int64(total))
+		p.Files.Store(int64(done))
+		p.Bytes.Add(bytes)
+	}
+	shows := a.startProgress("checking", &p)
+	rep, err := r.Check(a.ctx, o)
+	a.endProgress(shows)
+	if err != nil {
+		return fmt.Errorf("checking the repository: %w", err)
+	}
+	doc := checkDoc{rep.Packs, rep.Blobs, rep.Snapshots, rep.PacksRead, rep.BytesRead, rep.Orphans, rep.Condemned,
+		append([]repo.Problem{}, rep.Problems...), a.requests(), time.Since(start).Seconds()}
+	a.result(doc, func(w io.Writer) { printCheck(w, doc, o) })
+	return checkStatus(rep, nil)
+}
+
+func printCheck(w io.Writer, d checkDoc, o repo.CheckOptions) {
+	fmt.Fprintf(w, "checked %s, %s, %s", plural(d.Snapshots, "snapshot", "snapshots"), plural(d.Packs, "pack", "packs"), plural(d.Blobs, "blob", "blobs"))
+	if o.ReadShare > 0 || o.Parts > 0 {
+		fmt.Fprintf(w, "; read %s (%s)", plural(d.PacksRead, "pack", "packs"), size(d.BytesRead))
+	}
+	fmt.Fprintf(w, " in %s\n", took(seconds(d.Seconds)))
+	if d.Orphans.Packs > 0 {
+		fmt.Fprintf(w, "%s (%s) that no index lists: left by runs that ended early; wtsnap prune removes them\n",
+			plural(d.Orphans.Packs, "pack", "packs"), size(d.Orphans.Bytes))
+	}
+	for _, p := range d.Problems {
+		fmt.Fprintf(w, "%s: %s: %s\n", p.Kind, printable(p.Object), printable(p.Detail))
+		if p.Hint != "" {
+			fmt.Fprintf(w, "  try: %s\n", printable(p.Hint))
+		}
+	}
+	if len(d.Problems) == 0 {
+		fmt.Fprintln(w, "no damage found")
+	}
+}

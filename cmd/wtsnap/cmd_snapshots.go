@@ -1,0 +1,181 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/whole-tale/wtsnap/snapshot"
+)
+
+// sourceDoc is one label of a snapshot.
+type sourceDoc struct {
+	Label  string `json:"label"`
+	Kind   string `json:"kind"`
+	Path   string `json:"path"`
+	Files  int64  `json:"files"`
+	Dirs   int64  `json:"dirs"`
+	Bytes  int64  `json:"bytes"`
+	Errors int64  `json:"errors"`
+}
+
+func sourceDocs(sources []snapshot.Source) []sourceDoc {
+	out := make([]sourceDoc, 0, len(sources))
+	for _, s := range sources {
+		out = append(out, sourceDoc{s.Label, string(s.Kind), s.Path, s.Files, s.Dirs, s.Bytes, s.Errors})
+	}
+	return out
+}
+
+// holdDoc says why and until when a snapshot is held.
+type holdDoc struct {
+	Reason string `json:"reason,omitempty"`
+	Since  string `json:"since"`
+	Until  string `json:"until,omitempty"`
+}
+
+type snapshotDoc struct {
+	ID         string      `json:"id"`
+	Instance   string      `json:"instance"`
+	Time       string      `json:"time"`
+	End        string      `json:"end"`
+	Sources    []sourceDoc `json:"sources"`
+	Tags       []string    `json:"tags"`
+	Host       string      `json:"host"`
+	Program    string      `json:"program"`
+	Complete   bool        `json:"complete"`
+	Checkpoint bool        `json:"checkpoint"`
+	Parent     string      `json:"parent,omitempty"`
+	Bytes      int64       `json:"bytes"`
+	Files      int64       `json:"files"`
+	Dirs       int64       `json:"dirs"`
+	Errors     int64       `json:"errors"`
+	Hold       *holdDoc    `json:"hold,omitempty"`
+}
+
+func newSnapshotDoc(s *snapshot.Snapshot) snapshotDoc {
+	d := snapshotDoc{ID: s.Ref.ID.String(), Instance: s.Instance, Time: utc(s.Time), End: utc(s.End), Sources: sourceDocs(s.Sources),
+		Tags: append([]string{}, s.CurrentTags()...), Host: s.Host, Program: s.Program, Complete: s.Complete, Checkpoint: s.Checkpoint,
+		Bytes: s.Bytes, Files: s.Files, Dirs: s.Dirs, Errors: s.Errors}
+	if !s.Parent.IsZero() {
+		d.Parent = s.Parent.String()
+	}
+	if h := s.Hold(); h.Active(time.Now()) {
+		d.Hold = &holdDoc{Reason: h.Reason, Since: utc(h.Since)}
+		if !h.Until.IsZero() {
+			d.Hold.Until = utc(h.Until)
+		}
+	}
+	return d
+}
+
+func (a *app) snapshotsCommand() *cli.Command {
+	return &cli.Command{
+		Name: "snapshots", Usage: "list the snapshots", ArgsUsage: "[ID...]",
+		Description: `Lists the snapshots, oldest first: all of them, those of --instance, or those whose ids begin with the digits given.
+
+Examples:
+
+  wtsnap snapshots
+  wtsnap snapshots --instance web --tag release
+  wtsnap snapshots --forgotten              those that wtsnap undelete can bring back`,
+		Flags: []cli.Flag{
+			atFlag(),
+			&cli.StringSliceFlag{Name: "tag", Usage: "only those with `TAG`; several times: with one of them"},
+			&cli.BoolFlag{Name: "forgotten", Usage: "list the forgotten ones that can still be brought back"},
+		},
+		Action: a.action(func(c *cli.Context) error {
+			r, err := a.openRepo()
+			if err != nil {
+				return err
+			}
+			var snaps []*snapshot.Snapshot
+			if c.Bool("forgotten") {
+				refs, ferr := r.Forgotten(a.ctx)
+				if ferr != nil {
+					return fmt.Errorf("listing the forgotten snapshots: %w", ferr)
+				}
+				snaps, err = snapshot.Load(a.ctx, r, refs)
+			} else {
+				snaps, err = snapshot.List(a.ctx, r, snapshot.Filter{Instance: a.g.instance})
+			}
+			if err != nil {
+				err = fmt.Errorf("listing the snapshots: %w", err)
+				if len(snaps) == 0 {
+					return err
+				}
+			}
+			at, _ := get[time.Time](c, "at")
+			snaps = chooseSnapshots(snaps, a.g.instance, at, c.StringSlice("tag"), a.line.args)
+			docs := make([]snapshotDoc, 0, len(snaps))
+			for _, s := range snaps {
+				docs = append(docs, newSnapshotDoc(s))
+			}
+			a.result(map[string][]snapshotDoc{"snapshots": docs}, func(w io.Writer) { a.printSnapshots(w, snaps) })
+			return err
+		}),
+	}
+}
+
+func chooseSnapshots(snaps []*snapshot.Snapshot, instance string, at time.Time, tags, ids []string) []*snapshot.Snapshot {
+	return slices.DeleteFunc(snaps, func(s *snapshot.Snapshot) bool {
+		return instance != "" && s.Instance != instance ||
+			!at.IsZero() && s.Time.Truncate(time.Second).After(at) ||
+			len(tags) > 0 && !slices.ContainsFunc(s.CurrentTags(), func(t string) bool { return slices.Contains(tags, t) }) ||
+			len(ids) > 0 && !slices.ContainsFunc(ids, func(id string) bool { return strings.HasPrefix(s.Ref.ID.String(), strings.ToLower(id)) })
+	})
+}
+
+func (a *app) printSnapshots(w io.Writer, snaps []*snapshot.Snapshot) {
+	if len(snaps) == 0 {
+		fmt.Fprintln(w, "no snapshots")
+		return
+	}
+	snapshotTable(snaps).write(w)
+	fmt.Fprintf(w, "%s\n", plural(len(snaps), "snapshot", "snapshots"))
+}
+
+func snapshotTable(snaps []*snapshot.Snapshot) *table {
+	t := newTable("ID", "TIME", "INSTANCE", "HOST", "FILES", "SIZE", "SOURCES", "").alignRight(4, 5)
+	for _, s := range snaps {
+		t.add(s.Ref.ID.Short(), when(s.Time), shown(s.Instance), shown(s.Host), number(s.Files), size(s.Bytes), labels(s), remarks(s))
+	}
+	return t
+}
+
+func labels(s *snapshot.Snapshot) string {
+	var out []string
+	for _, src := range s.Sources {
+		out = append(out, shown(src.Label))
+	}
+	return strings.Join(out, ", ")
+}
+
+// remarks are what is particular about a snapshot.
+func remarks(s *snapshot.Snapshot) string {
+	var out []string
+	switch {
+	case s.Checkpoint:
+		out = append(out, "checkpoint")
+	case !s.Complete:
+		out = append(out, "incomplete")
+	}
+	if s.Errors > 0 {
+		out = append(out, plural(s.Errors, "problem", "problems"))
+	}
+	if h := s.Hold(); h.Active(time.Now()) {
+		text := "held"
+		if !h.Until.IsZero() {
+			text += " until " + h.Until.Local().Format("2006-01-02")
+		}
+		out = append(out, text)
+	}
+	for _, tag := range s.CurrentTags() {
+		out = append(out, "#"+shown(tag))
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/whole-tale/wtsnap/repo"
+	"github.com/whole-tale/wtsnap/repo/storage"
+	"github.com/whole-tale/wtsnap/snapshot"
+	"github.com/whole-tale/wtsnap/snapshot/exclude"
+)
+
+// The exit codes; docs/exit-codes.md tells what to do about each.
+const (
+	exitOK           = 0
+	exitFailed       = 1
+	exitUsage        = 2
+	exitPartial      = 3 // a snapshot, or a restored folder, that lacks some entries
+	exitIncomplete   = 4
+	exitCredentials  = 5
+	exitNoRepository = 10
+	exitBusy         = 11
+	exitPassword     = 12
+	exitDamage       = 13
+	exitSourceGuard  = 14
+	exitTargetGuard  = 15
+	exitInterrupted  = 130
+)
+
+// A statusError is how a run ended that made what it was to make, but not all of it: its report has been printed.
+type statusError struct {
+	code int
+	text string
+	hint string
+	err  error // what else went wrong; may be nil
+}
+
+func (e *statusError) Error() string {
+	if e.err != nil {
+		return e.text + ": " + e.err.Error()
+	}
+	return e.text
+}
+
+func (e *statusError) Unwrap() error { return e.err }
+
+// exitCode is the only place that turns errors into exit codes. The gravest of several counts: an interruption, a
+// mistake in the command line, then damage, credentials, guards, the password, no repository, busy, the rest.
+func exitCode(ctx context.Context, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if errors.Is(err, errInterrupted) || context.Cause(ctx) == errInterrupted && isCanceled(err) {
+		return exitInterrupted
+	}
+	if isUsage(err) {
+		return exitUsage
+	}
+	for _, rule := range []struct {
+		code int
+		is   bool
+	}{
+		{exitDamage, is[*repo.DamageError](err)},
+		{exitCredentials, errors.Is(err, storage.ErrAuth)},
+		{exitSourceGuard, is[*snapshot.GuardError](err)},
+		{exitTargetGuard, is[*snapshot.TargetGuardError](err)},
+		{exitPassword, errors.Is(err, repo.ErrWrongPassword)},
+		{exitNoRepository, errors.Is(err, repo.ErrNoRepository)},
+		{exitBusy, errors.Is(err, repo.ErrBusy)},
+	} {
+		if rule.is {
+			return rule.code
+		}
+	}
+	if e, ok := errors.AsType[*statusError](err); ok {
+		return e.code
+	}
+	return exitFailed
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
+}
+
+func isCanceled(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || is[*statusError](err)
+}
+
+// isUsage reports whether the command line, the environment or the configuration must be corrected.
+func isUsage(err error) bool {
+	return is[*usageError](err) || is[*snapshot.SpecError](err) || is[*snapshot.BadPathError](err) || is[*snapshot.InstanceError](err) ||
+		is[*snapshot.AmbiguousError](err) || is[*snapshot.TimeError](err) || is[*snapshot.DurationError](err) ||
+		is[*snapshot.TagError](err) || is[*snapshot.TargetSpecError](err) || is[*snapshot.OwnerMapError](err) ||
+		is[*exclude.PatternError](err) || errors.Is(err, storage.ErrConfig)
+}
+
+// backupStatus turns the report of a backup and its error into the error that the command ends with.
+func backupStatus(rep *snapshot.BackupReport, err error) error {
+	switch {
+	case err != nil && rep != nil && rep.Snapshot != nil && rep.Snapshot.Checkpoint:
+		return &statusError{exitIncomplete, "backing up: ended before the end; checkpoint " + rep.Snapshot.Ref.ID.Short() + " holds what was done",
+			"run the same command again: it goes on from there, and uploads nothing twice", err}
+	case err != nil:
+		return err
+	case rep.Problems > 0 || !rep.Snapshot.Complete:
+		text := "backing up: snapshot " + rep.Snapshot.Ref.ID.Short() + " was saved, but " +
+			plural(rep.Problems, "entry", "entries") + " could not be saved as they are"
+		return &statusError{exitPartial, text, "look at what is named above; the next backup tries them again", nil}
+	}
+	return nil
+}
+
+// checkStatus turns the report of a check into the error that the command ends with.
+func checkStatus(rep *repo.CheckReport, err error) error {
+	if err != nil || len(rep.Problems) == 0 {
+		return err
+	}
+	return &statusError{exitDamage, "checking the repository: " + plural(len(rep.Problems), "problem", "problems") + " found",
+		"docs/security.md, \"Damage\", says what to do; back up again soon, which stores what is missing anew", nil}
+}
+
+// restoreStatus turns the report of a restore and its error into the error that the command ends with.
+func restoreStatus(rep *snapshot.RestoreReport, err error) error {
+	if err != nil || rep == nil || rep.Problems == 0 {
+		return err
+	}
+	text := "restoring: " + plural(rep.Problems, "entry is", "entries are") + " not as in the snapshot"
+	if rep.Damaged > 0 {
+		return &statusError{exitDamage, text + "; for " + number(rep.Damaged) + " of them stored data are missing or damaged",
+			"wtsnap check --read-data names all that is damaged; an older snapshot may have these files whole", nil}
+	}
+	return &statusError{exitPartial, text, "look at what is named above and run the same command again: it writes only what is missing", nil}
+}
+
+// hint is what the user can do about an error, or "".
+func hint(err error) string {
+	switch {
+	case is[*usageError](err):
+		e, _ := errors.AsType[*usageError](err)
+		return e.hint
+	case is[*statusError](err):
+		e, _ := errors.AsType[*statusError](err)
+		return e.hint
+	case is[*snapshot.NotFoundError](err):
+		e, _ := errors.AsType[*snapshot.NotFoundError](err)
+		return e.Hint
+	case is[*snapshot.TargetGuardError](err):
+		e, _ := errors.AsType[*snapshot.TargetGuardError](err)
+		return e.Hint
+	case is[*snapshot.GuardError](err):
+		return "look at the source; --allow-shrink if it is meant to be so"
+	case is[*snapshot.InstanceError](err):
+		return "--instance NAME"
+	case is[*snapshot.AmbiguousError](err):
+		return "write more digits"
+	case is[*snapshot.UnsupportedTargetError](err):
+		return "restore to a folder, tar:FILE or zip:FILE"
+	case is[*snapshot.DiskFullError](err):
+		return "make room and run the same command again: it writes only what is missing"
+	case errors.Is(err, repo.ErrNoRepository):
+		return "check -r, or make one there: wtsnap init"
+	case errors.Is(err, repo.ErrExists):
+		return "use it as it is, or name an empty place"
+	case errors.Is(err, repo.ErrWrongPassword):
+		return "check the password, or the file that holds it; wtsnap key list works with any of the repository's passwords"
+	case errors.Is(err, repo.ErrLastKey):
+		return "add another one first: wtsnap key add"
+	case errors.Is(err, repo.ErrBusy):
+		return "run it again later"
+	case errors.Is(err, repo.ErrLeaseLost):
+		return "run it again: what was uploaded is used"
+	case is[*repo.FormatError](err):
+		return "use a newer version of wtsnap"
+	case is[*repo.DamageError](err):
+		if e, _ := errors.AsType[*repo.DamageError](err); e.Hint != "" {
+			return e.Hint
+		}
+		return "wtsnap check says what is affected"
+	}
+	if h := storage.Hint(err); h != "" {
+		return h
+	}
+	switch {
+	case errors.Is(err, storage.ErrQuota):
+		return "make room there; wtsnap forget and wtsnap prune free what is no longer needed"
+	case errors.Is(err, storage.ErrStalled), errors.Is(err, storage.ErrThrottled):
+		return "run it again later: nothing that was stored is lost"
+	}
+	return ""
+}
+
+// message is an error in words for people, without the details that only a log wants.
+func message(err error) string {
+	text := err.Error()
+	if e, ok := errors.AsType[*repo.DamageError](err); ok && e.Hint != "" {
+		text = strings.TrimSuffix(text, "; "+e.Hint)
+	}
+	return strings.TrimSpace(text)
+}
+
+// details are what the JSON document tells of an error beyond its words.
+func details(err error) any {
+	if e, ok := errors.AsType[*snapshot.AmbiguousError](err); ok {
+		ids := make([]string, 0, len(e.Matches))
+		for _, s := range e.Matches {
+			ids = append(ids, s.Ref.ID.String())
+		}
+		return map[string]any{"matches": ids}
+	}
+	if e, ok := errors.AsType[*snapshot.InstanceError](err); ok {
+		return map[string]any{"instances": e.Instances}
+	}
+	if e, ok := errors.AsType[*repo.DamageError](err); ok {
+		return map[string]any{"kind": e.Kind, "object": e.Object}
+	}
+	return nil
+}

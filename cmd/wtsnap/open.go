@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/whole-tale/wtsnap/repo"
+	"github.com/whole-tale/wtsnap/repo/storage"
+	"github.com/whole-tale/wtsnap/repo/storage/cache"
+	"github.com/whole-tale/wtsnap/repo/storage/count"
+	"github.com/whole-tale/wtsnap/repo/storage/limit"
+	"github.com/whole-tale/wtsnap/repo/storage/local"
+	"github.com/whole-tale/wtsnap/repo/storage/rclone"
+	"github.com/whole-tale/wtsnap/repo/storage/retry"
+)
+
+// folderRetry is how long operations in a folder of this machine are tried again: a disk does not come back as a network
+// does, but a network file system may.
+const folderRetry = 20 * time.Second
+
+// isFolder reports whether a repository's place is a folder of this machine. Everything with a colon is rclone's, unless
+// a slash stands before it: ./a:b is a folder.
+func isFolder(spec string) bool {
+	head, _, colon := strings.Cut(spec, ":")
+	return !colon || strings.Contains(head, "/")
+}
+
+// backend is where a repository lies, with what is wrapped around it.
+type backend struct {
+	storage.Storage                 // counted, bounded, repeated
+	cached          storage.Storage // the same behind the local cache; nil where there is none
+	counts          *count.Storage
+	remote          *rclone.Storage // nil: a folder
+}
+
+// close ends connections.
+func (b *backend) close(ctx context.Context) {
+	if b.remote != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_ = b.remote.Close(ctx) // everything was confirmed before
+	}
+}
+
+// openBackend composes backend, count, retry, limit and cache, from the inside out.
+func (a *app) openBackend() (*backend, error) {
+	spec, err := a.g.spec()
+	if err != nil {
+		return nil, err
+	}
+	b := &backend{}
+	retries := retry.Options{Total: a.g.retryFor.Duration(), Notify: a.retrying}
+	if !a.g.retrySet {
+		retries.Total = 0 // the default of package retry
+	} else if retries.Total == 0 {
+		retries.Total = 1 // not at all
+	}
+	var st storage.Storage
+	if isFolder(spec) {
+		if st, err = local.Open(spec); err != nil {
+			return nil, err
+		}
+		if !a.g.retrySet {
+			retries.Total = folderRetry
+		}
+	} else {
+		b.remote, err = rclone.Open(a.ctx, spec, rclone.Options{ConfigPath: a.g.rcloneConfig, Warn: a.warn, Log: a.rcloneLog})
+		if err != nil {
+			return nil, err
+		}
+		st = b.remote
+	}
+	b.counts = count.New(st)
+	st = retry.New(b.counts, retries)
+	if a.g.bandwidth.Limited() || a.g.connections > 0 {
+		st = limit.New(st, limit.Options{Bandwidth: a.g.bandwidth, Connections: a.g.connections})
+	}
+	b.Storage = st
+	if b.remote != nil && a.g.cacheDir != "" {
+		sum := sha256.Sum256([]byte(spec)) // a connection string may hold a password: no name of a folder
+		b.cached = cache.New(st, cache.Options{Dir: filepath.Join(a.g.cacheDir, hex.EncodeToString(sum[:12])),
+			Prefixes: []string{"index/", "snapshots/", "forgotten/", "annotations/", "packs/"}})
+	}
+	a.backend = b
+	return b, nil
+}
+
+// retrying tells of a request that failed and is tried again, where the wait is long enough to be noticed.
+func (a *app) retrying(op, name string, err error, wait time.Duration) {
+	if a.g.verbose || wait >= 5*time.Second {
+		a.note(fmt.Sprintf("%s: trying again in %s: %v", op+" "+name, took(wait), err))
+	}
+}
+
+func (a *app) rcloneLog(level, text string) {
+	if a.g.verbose && level != "DEBUG" {
+		a.note("rclone: " + text)
+	}
+}
+
+// openRepo opens the repository.
+func (a *app) openRepo() (*repo.Repository, error) {
+	b, err := a.openBackend()
+	if err != nil {
+		return nil, fmt.Errorf("opening the repository: %w", err)
+	}
+	password, err := a.password(a.ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Cached: b.cached})
+	if err != nil {
+		return nil, fmt.Errorf("opening the repository %s: %w", shownRepo(a.g.repo), err)
+	}
+	return r, nil
+}

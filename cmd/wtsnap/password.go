@@ -1,0 +1,178 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/whole-tale/wtsnap/repo"
+)
+
+// maxPassword bounds what is read of a password file: who names a video by mistake should hear of it.
+const maxPassword = 64 << 10
+
+// password returns the repository's password from where the flags, the environment, systemd or the terminal has it.
+func (a *app) password(ctx context.Context) ([]byte, error) {
+	switch {
+	case a.g.passwordFile != "":
+		return readPasswordFile(a.g.passwordFile)
+	case a.g.passwordCommand != "":
+		return runPasswordCommand(ctx, a.g.passwordCommand)
+	case os.Getenv("WTSNAP_PASSWORD") != "":
+		return []byte(os.Getenv("WTSNAP_PASSWORD")), nil
+	}
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
+		file := filepath.Join(dir, "wtsnap-password")
+		if _, err := os.Stat(file); err == nil {
+			return readPasswordFile(file)
+		}
+	}
+	if a.std.inTerminal() {
+		return a.ask("password of " + shownRepo(a.g.repo) + ": ")
+	}
+	return nil, usagef("-p FILE, or export WTSNAP_PASSWORD_FILE=FILE", "no password: neither a file, a command nor WTSNAP_PASSWORD is set, and there is no terminal to ask at")
+}
+
+// newPassword is password for a repository, or a key, that is to be made: at a terminal it asks twice.
+func (a *app) newPassword(ctx context.Context, of string) ([]byte, error) {
+	first, err := a.ask("new password of " + of + ": ")
+	if err != nil {
+		return nil, err
+	}
+	second, err := a.ask("the same again: ")
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(first, second) {
+		return nil, usagef("type the same password twice", "the two passwords differ")
+	}
+	return first, nil
+}
+
+// ask reads a password at the terminal.
+func (a *app) ask(prompt string) ([]byte, error) {
+	fmt.Fprint(a.std.err, prompt)
+	fd := int(a.std.in.(*os.File).Fd())
+	type answer struct {
+		text []byte
+		err  error
+	}
+	state, err := term.GetState(fd)
+	if err != nil {
+		return nil, fmt.Errorf("asking for the password: %w", err)
+	}
+	c := make(chan answer, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		c <- answer{text, err}
+	}()
+	select {
+	case got := <-c:
+		fmt.Fprintln(a.std.err)
+		if errors.Is(got.err, io.EOF) || got.err == nil && len(got.text) == 0 {
+			return nil, usagef("type a password", "the password is empty")
+		}
+		if got.err != nil {
+			return nil, fmt.Errorf("asking for the password: %w", got.err)
+		}
+		return got.text, nil
+	case <-a.ctx.Done():
+		_ = term.Restore(fd, state) // the echo comes back
+		fmt.Fprintln(a.std.err)
+		return nil, context.Cause(a.ctx)
+	}
+}
+
+// readPasswordFile reads a password, without the line end that editors leave.
+func readPasswordFile(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, usagef("", "the password file: %v", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
+	if err != nil {
+		return nil, usagef("", "the password file: %v", err)
+	}
+	if len(text) > maxPassword {
+		return nil, usagef("", "the password file %s is larger than 64 KiB", shown(file))
+	}
+	text = trimLine(text)
+	if len(text) == 0 {
+		return nil, usagef("", "the password file %s is empty", shown(file))
+	}
+	return text, nil
+}
+
+func trimLine(text []byte) []byte {
+	text = bytes.TrimSuffix(text, []byte("\n"))
+	return bytes.TrimSuffix(text, []byte("\r"))
+}
+
+// runPasswordCommand returns the first line that a command prints.
+func runPasswordCommand(ctx context.Context, command string) ([]byte, error) {
+	var out, errs bytes.Buffer
+	c := exec.CommandContext(ctx, "/bin/sh", "-c", command)
+	c.Stdin, c.Stdout, c.Stderr = os.Stdin, &out, &errs
+	if err := c.Run(); err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		said := ""
+		if line, _, _ := strings.Cut(strings.TrimSpace(errs.String()), "\n"); line != "" {
+			said = ": it said " + shown(line)
+		}
+		return nil, usagef("run it by hand and look at what it says", "the password command failed: %v%s", err, said)
+	}
+	line, _, _ := bytes.Cut(out.Bytes(), []byte("\n"))
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	if len(line) == 0 {
+		return nil, usagef("run it by hand and look at what it prints", "the password command printed no password")
+	}
+	return line, nil
+}
+
+// writeKeyFile makes a key file at path, which must not exist, and returns its content.
+func writeKeyFile(path string) (key []byte, err error) {
+	key, err = repo.NewKeyFile()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil, usagef("name a file that does not exist; -p "+shown(path)+" uses that one as it is", "the key file %s is there already and is not overwritten", shown(path))
+	}
+	if err != nil {
+		return nil, usagef("", "the key file: %v", err)
+	}
+	_, err = f.Write(append(bytes.Clone(key), '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		_ = os.Remove(path)
+		return nil, fmt.Errorf("writing the key file: %w", err)
+	}
+	return key, nil
+}
+
+// hasPassword reports whether the password is to be had without asking.
+func (a *app) hasPassword() bool {
+	if a.g.passwordFile+a.g.passwordCommand+os.Getenv("WTSNAP_PASSWORD") != "" {
+		return true
+	}
+	dir := os.Getenv("CREDENTIALS_DIRECTORY")
+	_, err := os.Stat(filepath.Join(dir, "wtsnap-password"))
+	return dir != "" && err == nil
+}

@@ -4,10 +4,11 @@ import (
 	"bufio"
 	"fmt"
 	"io"
-	"os/user"
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
 
 // OwnerMap says who on this machine owns what somebody else owned where the snapshot was made. Its file has one rule a
@@ -40,29 +41,8 @@ type accounts struct {
 }
 
 func systemAccounts() accounts {
-	number := func(s string, err error) (uint32, bool) {
-		if err != nil {
-			return 0, false
-		}
-		n, err := strconv.ParseUint(s, 10, 32)
-		return uint32(n), err == nil
-	}
-	return accounts{
-		user: func(name string) (uint32, bool) {
-			u, err := user.Lookup(name)
-			if err != nil {
-				return 0, false
-			}
-			return number(u.Uid, nil)
-		},
-		group: func(name string) (uint32, bool) {
-			g, err := user.LookupGroup(name)
-			if err != nil {
-				return 0, false
-			}
-			return number(g.Gid, nil)
-		},
-	}
+	var o localfs.Owners
+	return accounts{o.UserID, o.GroupID}
 }
 
 // ParseOwnerMap reads an owner map and looks its right-hand names up on this machine: a name that does not exist here

@@ -64,6 +64,7 @@ chmod -R u+w homes
 echo "The first line of my notes." >homes/alice/notes.txt
 ln -s code/net homes/alice/network
 ln homes/alice/notes.txt homes/alice/notes-linked.txt
+dd if=/dev/urandom of=homes/bob/scratch.bin bs=1000000 count=8 2>/dev/null
 touch "homes/bob/$(printf 'a name of\ntwo lines')"
 chmod 600 homes/bob/code/crypto/*.go
 wtsnap-bench corpus -kind dump -size tiny mongo
@@ -90,6 +91,7 @@ sed 's/return nil/return nil \/\/ looked at again/' homes/bob/code/crypto/crypto
 mv homes/bob/changed homes/bob/code/crypto/crypto.go
 mv homes/alice/code/image homes/alice/pictures
 rm -r homes/alice/code/net/http/pprof
+rm homes/bob/scratch.bin
 chmod 700 homes/carol
 rm -r mongo
 wtsnap-bench corpus -kind dump -size tiny -nights 1 mongo

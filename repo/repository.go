@@ -29,7 +29,8 @@ type Repository struct {
 	keys   *keys
 	frames *frameCache
 
-	mu       sync.Mutex // guards what LoadIndex replaces
+	loading  chan struct{} // held, as one element, by LoadIndex
+	mu       sync.Mutex    // guards what LoadIndex replaces
 	index    *index.Index
 	segments map[index.SegmentID]bool // those in index
 }
@@ -144,7 +145,7 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 			damaged = &DamageError{Kind: DamageDecode, Object: name, Detail: "is no key object", Err: err}
 			continue
 		}
-		r := &Repository{st: st, cached: o.Cached, config: c, key: s.Info, index: index.New(),
+		r := &Repository{st: st, cached: o.Cached, config: c, key: s.Info, index: index.New(), loading: make(chan struct{}, 1),
 			segments: map[index.SegmentID]bool{}, frames: newFrameCache(frameCacheBytes)}
 		if r.cached == nil {
 			r.cached = st
@@ -191,6 +192,12 @@ const loadWorkers = 8
 // known segment has vanished (a prune replaced it) the index is built anew. The condemned lists are
 // read first, so that what only they still hold counts as absent (docs/format.md, garbage collection).
 func (r *Repository) LoadIndex(ctx context.Context) error {
+	select {
+	case r.loading <- struct{}{}:
+		defer func() { <-r.loading }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for attempt := 0; ; attempt++ {
 		again, err := r.loadIndexOnce(ctx)
 		if err != nil || !again {
@@ -223,7 +230,6 @@ func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) 
 	}
 
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	x, have := r.index, r.segments
 	for id := range have {
 		if _, ok := listed[id]; !ok {
@@ -239,6 +245,7 @@ func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) 
 			bytes += size
 		}
 	}
+	r.mu.Unlock() // readers go on with the old index meanwhile
 	x.Reserve(int(bytes / segmentBlobBytes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(loadWorkers)
@@ -262,13 +269,15 @@ func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) 
 		}
 		return false, err
 	}
-	for _, id := range missing {
-		have[id] = true
-	}
 	for _, list := range condemned {
 		for _, pack := range list.packs {
 			x.Condemn(pack)
 		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range missing {
+		have[id] = true
 	}
 	if x != r.index {
 		r.frames.clear() // it is keyed by the old index's ordinals

@@ -51,6 +51,8 @@ type BackupOptions struct {
 
 	Monitor  Monitor   // may be nil
 	Progress *Progress // may be nil
+
+	timed bool // Time is the machine's
 }
 
 // ExcludeOptions say what of a source is left out.
@@ -165,7 +167,7 @@ func (o *BackupOptions) prepare(now time.Time) error {
 	o.Sources = slices.Clone(o.Sources)
 	slices.SortFunc(o.Sources, func(a, b SourceSpec) int { return cmp.Compare(a.Label, b.Label) })
 	if o.Time.IsZero() {
-		o.Time = now
+		o.Time, o.timed = now, true
 	}
 	o.Time = o.Time.UTC().Truncate(time.Second)
 	if o.Workers <= 0 {
@@ -187,6 +189,14 @@ func (o *BackupOptions) prepare(now time.Time) error {
 		o.Stdin = os.Stdin
 	}
 	return nil
+}
+
+// follow makes the snapshot newer than the newest one of its instance: names have whole seconds. A clock that is far
+// behind is left alone.
+func (o *BackupOptions) follow(newest time.Time) {
+	if next := newest.Add(time.Second); o.timed && o.Time.Before(next) && next.Sub(o.Time) < time.Minute {
+		o.Time = next
+	}
 }
 
 // outlive returns a context that ends grace after ctx does, or when stop is called.

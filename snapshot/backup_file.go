@@ -122,14 +122,17 @@ func (k *backupWorker) content(ctx context.Context, t *fileTask, file *localfs.F
 	c := newContent(k.backup, t)
 	small := m.Size <= int64(cap(k.buf))
 	if small {
-		var data []byte
-		if data, extents, err = k.readSmall(file, extents); err != nil {
+		data, cut, err := k.readSmall(file, extents)
+		if err != nil {
 			return nil, after, err
 		}
 		if after, err = file.Meta(); err != nil || again && !unmoved(m, &after) {
 			return nil, after, err
 		}
-		if err := k.storeSmall(ctx, c, data, extents, m.Size); err != nil {
+		if cut < 0 {
+			cut = m.Size
+		}
+		if err := k.storeSmall(ctx, c, data, extents, cut); err != nil {
 			return nil, after, err
 		}
 	} else {
@@ -158,30 +161,34 @@ func extentsOf(file *localfs.File, m *localfs.Meta) ([]localfs.Extent, error) {
 	return []localfs.Extent{{Offset: 0, Length: m.Size}}, nil
 }
 
-// readSmall reads all extents, one after the other, into the worker's buffer. Those that the file has lost since are
-// cut off.
-func (k *backupWorker) readSmall(file *localfs.File, extents []localfs.Extent) ([]byte, []localfs.Extent, error) {
+// readSmall reads all extents, one after the other, into the worker's buffer. cut is where the file ended meanwhile, or
+// -1.
+func (k *backupWorker) readSmall(file *localfs.File, extents []localfs.Extent) (data []byte, cut int64, err error) {
 	buf := k.buf[:0]
-	for i, e := range extents {
+	for _, e := range extents {
 		n, err := file.ReadAt(buf[len(buf):len(buf)+int(e.Length)], e.Offset)
 		buf = buf[:len(buf)+n]
 		k.o.Progress.Read.Add(int64(n))
 		if err == io.EOF {
-			extents[i].Length = int64(n)
-			return buf, extents[:i+1], nil
+			return buf, e.Offset + int64(n), nil
 		}
 		if err != nil {
-			return nil, nil, err
+			return nil, 0, err
 		}
 	}
-	return buf, extents, nil
+	return buf, -1, nil
 }
 
+// storeSmall stores what readSmall read of a file of size bytes.
 func (k *backupWorker) storeSmall(ctx context.Context, c *content, data []byte, extents []localfs.Extent, size int64) error {
 	for _, e := range extents {
+		if e.Offset >= size {
+			break
+		}
 		if err := c.holeUpTo(e.Offset); err != nil {
 			return err
 		}
+		e.Length = min(e.Length, size-e.Offset)
 		for rest := data[:e.Length]; len(rest) > 0; {
 			n := k.split.Split(rest)
 			if err := c.store(ctx, k, rest[:n]); err != nil {
@@ -191,7 +198,7 @@ func (k *backupWorker) storeSmall(ctx context.Context, c *content, data []byte, 
 		}
 		data = data[e.Length:]
 	}
-	return c.holeAtEnd(extents, size)
+	return c.holeUpTo(size)
 }
 
 // stream reads and stores a file piece by piece.
@@ -221,7 +228,7 @@ func (k *backupWorker) stream(ctx context.Context, c *content, file *localfs.Fil
 			return nil
 		}
 	}
-	return c.holeAtEnd(extents, size)
+	return c.holeUpTo(size)
 }
 
 // content gathers the parts of one file, in order.
@@ -260,14 +267,6 @@ func (c *content) holeUpTo(off int64) error {
 	}
 	c.align.skip(off - c.off)
 	return c.add(Part{HoleSize: off - c.off})
-}
-
-// holeAtEnd adds the hole after the last extent, unless the file was cut within an extent.
-func (c *content) holeAtEnd(extents []localfs.Extent, size int64) error {
-	if n := len(extents); n > 0 && extents[n-1].Offset+extents[n-1].Length > c.off {
-		return nil
-	}
-	return c.holeUpTo(size)
 }
 
 // readLarge reads a file of several chunks, in a goroutine of its own; its chunks are stored by the workers.

@@ -9,10 +9,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo"
+	"github.com/whole-tale/wtsnap/repo/storage"
 	"github.com/whole-tale/wtsnap/repo/storage/mem"
 	"github.com/whole-tale/wtsnap/repo/storage/storagetest"
 	"github.com/whole-tale/wtsnap/snapshot/localfs"
@@ -24,18 +27,51 @@ type vault struct {
 	src  string
 	mon  *recorder
 	opts BackupOptions // of every backup; Sources default to src as "homes"
+	hook *hookStorage
+}
+
+// A hookStorage calls a function before each object is stored.
+type hookStorage struct {
+	storage.Storage
+	put atomic.Pointer[func(name string)]
+}
+
+func (h *hookStorage) Put(ctx context.Context, name string, data []byte) (storage.Info, error) {
+	if f := h.put.Load(); f != nil {
+		(*f)(name)
+	}
+	return h.Storage.Put(ctx, name, data)
+}
+
+// onPack calls f once, before the next pack is stored, which waits for it.
+func (h *hookStorage) onPack(f func()) {
+	var once sync.Once
+	hook := func(name string) {
+		if strings.HasPrefix(name, "packs/") {
+			once.Do(f)
+		}
+	}
+	h.put.Store(&hook)
 }
 
 func newVault(t testing.TB) *vault {
 	t.Helper()
+	v := newUncheckedVault(t)
+	v.checked()
+	return v
+}
+
+// newUncheckedVault is for tests that damage the repository.
+func newUncheckedVault(t testing.TB) *vault {
+	t.Helper()
 	key, err := repo.NewKeyFile()
 	must(t, err)
 	d := &depot{t: t, st: mem.New(), key: key}
-	d.fault = storagetest.NewFault(storagetest.NewReferee(t, d.st))
+	hook := &hookStorage{Storage: storagetest.NewReferee(t, d.st)}
+	d.fault = storagetest.NewFault(hook)
 	d.r, err = repo.Init(t.Context(), d.fault, repo.InitOptions{Password: key})
 	must(t, err)
-	d.checked()
-	v := &vault{depot: d, src: filepath.Join(t.TempDir(), "src"), mon: &recorder{}}
+	v := &vault{depot: d, src: filepath.Join(t.TempDir(), "src"), mon: &recorder{}, hook: hook}
 	must(t, os.Mkdir(v.src, 0o755))
 	return v
 }
@@ -176,4 +212,14 @@ func noise(n int, seed uint64) []byte {
 		data[i] = byte(rng.Uint32())
 	}
 	return data
+}
+
+// packsOf returns the packs of a kind that the index lists.
+func (v *vault) packsOf(kind index.Kind) (packs []string) {
+	for _, p := range v.r.Index().Packs() {
+		if p.Kind == kind {
+			packs = append(packs, p.ID.String())
+		}
+	}
+	return packs
 }

@@ -43,6 +43,9 @@ func findParents(ctx context.Context, r *repo.Repository, o *BackupOptions) (map
 	hash := r.InstanceHash(o.Instance)
 	refs = slices.DeleteFunc(refs, func(ref repo.SnapshotRef) bool { return ref.Instance != hash })
 	slices.Reverse(refs)
+	if len(refs) > 0 {
+		o.follow(refs[0].Time)
+	}
 
 	found := map[string][]*parentSnap{}
 	open := map[string]bool{} // labels without a finished parent

@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -61,16 +60,18 @@ func ApplyPolicy(snaps []*Snapshot, p Policy, now time.Time) []Decision {
 		p.Within = defaultWithin
 	}
 	decisions := make([]Decision, len(snaps))
-	groups := map[string][]*Decision{}
+	of := map[*Snapshot]*Decision{}
 	for i, s := range snaps {
 		decisions[i].Snapshot = s
-		groups[s.Instance] = append(groups[s.Instance], &decisions[i])
+		of[s] = &decisions[i]
+	}
+	sorted := slices.Clone(snaps)
+	SortSnapshots(sorted)
+	groups := map[string][]*Decision{}
+	for _, s := range slices.Backward(sorted) {
+		groups[s.Instance] = append(groups[s.Instance], of[s])
 	}
 	for _, group := range groups {
-		slices.SortStableFunc(group, func(a, b *Decision) int {
-			return cmp.Or(b.Snapshot.Time.Compare(a.Snapshot.Time),
-				cmp.Compare(a.Snapshot.Ref.ID.String(), b.Snapshot.Ref.ID.String()))
-		})
 		p.applyTo(group, now)
 	}
 	return decisions

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -205,22 +206,21 @@ func resolveLatest(ctx context.Context, r *repo.Repository, all []repo.SnapshotR
 	}
 	refs := sel.narrow(r, all)
 	found, incomplete := 0, 0
-	for _, ref := range slices.Backward(refs) {
-		snap, err := loadSnapshot(ctx, r, ref)
-		if errors.Is(err, storage.ErrNotExist) {
-			continue // forgotten and swept meanwhile
-		}
+	for len(refs) > 0 {
+		same, err := loadNewest(ctx, r, &refs)
 		if err != nil {
 			return nil, err
 		}
-		if !snap.Complete && !sel.Incomplete {
-			incomplete++
-			continue
+		for _, snap := range slices.Backward(same) {
+			if !snap.Complete && !sel.Incomplete {
+				incomplete++
+				continue
+			}
+			if found == s.Back {
+				return snap, nil
+			}
+			found++
 		}
-		if found == s.Back {
-			return snap, nil
-		}
-		found++
 	}
 	e := &NotFoundError{Spec: s.String(), Hint: "wtsnap snapshots lists what is there"}
 	of := "instance " + sel.Instance + " has "
@@ -237,6 +237,55 @@ func resolveLatest(ctx context.Context, r *repo.Repository, all []repo.SnapshotR
 		e.Reason += " at or before " + sel.At.Format("2006-01-02 15:04:05 MST")
 	}
 	return nil, e
+}
+
+// loadNewest takes the newest snapshot off the list, with those of the same second, and returns them in their order:
+// mostly one.
+func loadNewest(ctx context.Context, r *repo.Repository, refs *[]repo.SnapshotRef) ([]*Snapshot, error) {
+	list := *refs
+	first := len(list) - 1
+	for first > 0 && list[first-1].Time.Equal(list[first].Time) {
+		first--
+	}
+	*refs = list[:first]
+	var snaps []*Snapshot
+	for _, ref := range list[first:] {
+		snap, err := loadSnapshot(ctx, r, ref)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue // forgotten and swept meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		snaps = append(snaps, snap)
+	}
+	SortSnapshots(snaps)
+	return snaps, nil
+}
+
+// SortSnapshots sorts snapshots, oldest first. Times are whole seconds; of two in the same one, that which was compared
+// with the other is the newer.
+func SortSnapshots(snaps []*Snapshot) {
+	type place struct {
+		time  int64
+		depth int
+	}
+	byID := map[repo.SnapshotID]*Snapshot{}
+	for _, s := range snaps {
+		byID[s.Ref.ID] = s
+	}
+	places := map[*Snapshot]place{}
+	for _, s := range snaps {
+		depth := 0 // ancestors in the same second
+		for p := byID[s.Parent]; p != nil && p.Time.Equal(s.Time) && depth < len(snaps); p = byID[p.Parent] {
+			depth++
+		}
+		places[s] = place{s.Time.UnixNano(), depth}
+	}
+	slices.SortStableFunc(snaps, func(a, b *Snapshot) int {
+		return cmp.Or(cmp.Compare(places[a].time, places[b].time), cmp.Compare(places[a].depth, places[b].depth),
+			cmp.Compare(a.Ref.ID.String(), b.Ref.ID.String()))
+	})
 }
 
 // chooseInstance returns the instance whose snapshots latest means: the only one, or this machine's own.

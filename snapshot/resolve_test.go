@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -298,6 +299,34 @@ func TestResolve(t *testing.T) {
 	var e *NotFoundError
 	if !errors.As(err, &e) || !strings.Contains(e.Hint, "undelete") {
 		t.Errorf("a forgotten one: %v", err)
+	}
+}
+
+// TestResolveSameSecond makes snapshots faster than their times can tell.
+func TestResolveSameSecond(t *testing.T) {
+	h := newHistory(t)
+	var made []*Snapshot
+	for i := range 6 {
+		m := Manifest{Time: at(1, 1), Complete: true}
+		if i > 0 {
+			m.Parent = made[i-1].Ref.ID
+		}
+		made = append(made, h.save(m, map[string]entry{"a": {content: "x"}}))
+	}
+	for i := range made {
+		got, _, err := Resolve(t.Context(), h.r, fmt.Sprintf("latest~%d", i), Selector{})
+		if err != nil || got.Ref.ID != made[5-i].Ref.ID {
+			t.Errorf("latest~%d: %v, %v; want %v", i, got, err, made[5-i].Ref)
+		}
+	}
+	list, err := List(t.Context(), h.r, Filter{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range ApplyPolicy(list, Policy{Last: 1}, at(2, 1)) {
+		if d.Keep != (d.Snapshot.Ref.ID == made[5].Ref.ID) {
+			t.Errorf("%v: %v", d.Snapshot.Ref.ID, d.Reasons)
+		}
 	}
 }
 

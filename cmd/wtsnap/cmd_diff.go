@@ -158,6 +158,9 @@ func changeLine(ch snapshot.Change) string {
 
 func printDiffStats(w io.Writer, st snapshot.DiffStats) {
 	line := func(what string, c snapshot.DiffCount, bytes int64, of string) {
+		if c.Sum() == 0 {
+			return
+		}
 		text := plural(c.Files, "file", "files")
 		if c.Folders > 0 {
 			text += ", " + plural(c.Folders, "folder", "folders")
@@ -177,8 +180,6 @@ func printDiffStats(w io.Writer, st snapshot.DiffStats) {
 	line("added", st.Added, st.BytesAdded, "")
 	line("removed", st.Removed, st.BytesRemoved, "")
 	line("changed", st.Content, st.BytesChanged, " in changed chunks")
-	if st.Type.Sum() > 0 {
-		line("type changed", st.Type, 0, "")
-	}
+	line("type changed", st.Type, 0, "")
 	line("metadata only", st.Metadata, 0, "")
 }

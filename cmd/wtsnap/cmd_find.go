@@ -172,6 +172,7 @@ func (a *app) searches(c *cli.Context, r *repo.Repository) ([]search, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the snapshots: %w", err)
 	}
+	snapshot.SortSnapshots(snaps)
 	snaps = chooseSnapshots(snaps, "", sel.At, nil, nil)
 	slices.Reverse(snaps)
 	return []search{{snaps, ""}}, nil

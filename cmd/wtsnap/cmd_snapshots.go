@@ -109,6 +109,7 @@ Examples:
 					return err
 				}
 			}
+			snapshot.SortSnapshots(snaps)
 			at, _ := get[time.Time](c, "at")
 			snaps = chooseSnapshots(snaps, a.g.instance, at, c.StringSlice("tag"), a.line.args)
 			docs := make([]snapshotDoc, 0, len(snaps))

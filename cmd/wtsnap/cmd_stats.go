@@ -48,7 +48,7 @@ func printStats(w io.Writer, st *snapshot.Stats) {
 	row := func(name, value, remark string) { fmt.Fprintf(w, "%-14s %10s  %s\n", name, value, remark) }
 	row("all snapshots", size(st.Logical), "what restoring each of them would write")
 	row("kept once", size(st.Blobs.UsedBytes), fmt.Sprintf("%s; each byte serves %.1f times", plural(st.Blobs.UsedCount, "blob", "blobs"), st.Dedup))
-	row("stored", size(st.Stored), fmt.Sprintf("%s of data, %s of trees; compressed to 1/%.2f",
+	row("stored", size(st.Stored), fmt.Sprintf("%s of data, %s of trees; compressed %.2f times",
 		plural(st.Packs.Data.Packs, "pack", "packs"), plural(st.Packs.Trees.Packs, "pack", "packs"), st.Compression))
 	row("unused", size(st.Unused), "a prune can free most of it")
 	if st.Condemned > 0 {

@@ -22,7 +22,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/whole-tale/wtsnap/repo/storage"
+	"github.com/whole-tale/wtsnap/repo/storage/rclone/internal/quiet"
 )
+
+// rclone is initialised when this is.
+var _ = quiet.Over()
 
 // process is what rclone keeps once a process, as this package sets it:
 //
@@ -82,7 +86,11 @@ func configure(o Options) (*process, error) {
 	p.listen(o)
 	fs.SetLogger(p)
 	atexit.IgnoreSignals()
-	fs.GetConfig(context.Background()).AskPassword = false
+	global := fs.GetConfig(context.Background())
+	global.AskPassword = false
+	if o.Log == nil {
+		global.LogLevel = fs.LogLevelNotice // it took -vv of our command line for its own
+	}
 	if err := config.SetConfigPath(path); err != nil {
 		return nil, configError("rclone configuration "+path+": "+err.Error(), "")
 	}

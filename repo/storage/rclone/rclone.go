@@ -290,6 +290,7 @@ func (s *Storage) List(ctx context.Context, prefix string, fn func(storage.Info)
 	var mu sync.Mutex
 	var fnErr error // what fn returned, to be passed on as it is
 	over := false   // after return, an abandoned listing must not call fn
+	seen := make(map[string]struct{})
 	err := s.call(ctx, func(ctx context.Context, f fs.Fs) error {
 		err := walk.ListR(ctx, f, dir, true, -1, walk.ListObjects, func(entries fs.DirEntries) error {
 			if err := storage.Moved(ctx, 0); err != nil {
@@ -301,7 +302,14 @@ func (s *Storage) List(ctx context.Context, prefix string, fn func(storage.Info)
 			}
 			mu.Lock()
 			defer mu.Unlock()
+			if !f.Features().DuplicateFiles {
+				clear(seen) // one name twice, if at all, is in one answer
+			}
 			for _, info := range infos {
+				if _, twice := seen[info.Name]; twice {
+					continue
+				}
+				seen[info.Name] = struct{}{}
 				if err := ctx.Err(); err != nil {
 					return err
 				}
@@ -371,15 +379,21 @@ func (s *Storage) Delete(ctx context.Context, name string) error {
 	err := s.call(ctx, func(ctx context.Context, f fs.Fs) error {
 		if o, ok := s.known.get(name); ok {
 			s.known.drop(name)
-			if err := o.Remove(ctx); err == nil || ctx.Err() != nil {
+			err := o.Remove(ctx)
+			if err == nil && !f.Features().DuplicateFiles || ctx.Err() != nil {
 				return err
 			}
 		}
-		o, err := f.NewObject(ctx, name)
-		if err == nil {
-			err = o.Remove(ctx)
+		for {
+			o, err := f.NewObject(ctx, name)
+			if err == nil {
+				err = o.Remove(ctx)
+			}
+			// Some backends hold several objects of one name: two writers made them.
+			if err != nil || !f.Features().DuplicateFiles {
+				return err
+			}
 		}
-		return err
 	})
 	if err != nil && !notExist(err) {
 		return s.failed("delete", name, err)

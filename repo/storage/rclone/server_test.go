@@ -11,6 +11,7 @@ import (
 	_ "github.com/rclone/rclone/cmd/serve/s3"
 	_ "github.com/rclone/rclone/cmd/serve/sftp"
 	_ "github.com/rclone/rclone/cmd/serve/webdav"
+	rcloneconfig "github.com/rclone/rclone/fs/config"
 	"github.com/rclone/rclone/fs/config/obscure"
 	"github.com/rclone/rclone/fs/rc"
 
@@ -111,6 +112,9 @@ func TestMain(m *testing.M) {
 	// Keys and configuration of the servers go there, not to the user's home.
 	os.Setenv("RCLONE_CONFIG", filepath.Join(dir, "rclone.conf"))
 	os.Unsetenv("RCLONE_CONFIG_PASS")
+	if err := rcloneconfig.SetCacheDir(dir); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)

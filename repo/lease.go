@@ -33,6 +33,9 @@ const (
 	leaseRenew = 15 * time.Minute
 	leaseAlive = 12 * time.Hour
 	leaseDead  = 48 * time.Hour
+	// A prune that was killed must not keep the next night's from its work.
+	pruneAlive = 2 * time.Hour
+	pruneDead  = 20 * time.Hour
 )
 
 // leaseRecord is the content of a lease object, JSON, sealed.
@@ -51,7 +54,12 @@ type leaseRecord struct {
 }
 
 // dead reports whether others may take the lease for abandoned.
-func (l *leaseRecord) dead(now time.Time) bool { return now.Sub(l.Renewed) > leaseDead }
+func (l *leaseRecord) dead(now time.Time) bool {
+	if l.Kind == leasePrune && l.damage == nil {
+		return now.Sub(l.Renewed) > pruneDead
+	}
+	return now.Sub(l.Renewed) > leaseDead
+}
 
 // lease is this process's own lease.
 type lease struct {
@@ -170,9 +178,16 @@ func (l *lease) check() error {
 	return l.checkLocked()
 }
 
+func (l *lease) alive() time.Duration {
+	if l.Kind == leasePrune {
+		return pruneAlive
+	}
+	return leaseAlive
+}
+
 func (l *lease) checkLocked() error {
 	// Round(0) drops the monotonic clock, which stands still while a machine sleeps.
-	if silent := max(time.Since(l.silent), time.Now().Round(0).Sub(l.silent.Round(0))); l.lost == nil && silent > leaseAlive {
+	if silent := max(time.Since(l.silent), time.Now().Round(0).Sub(l.silent.Round(0))); l.lost == nil && silent > l.alive() {
 		l.lost = &LeaseError{Silent: silent}
 	}
 	return l.lost

@@ -185,6 +185,9 @@ func (tr *testRepo) at(t testing.TB, m *mem.Storage) *testRepo {
 	c := &testRepo{t: t, mem: m, pass: tr.pass, r: tr.r}
 	c.st = storagetest.NewReferee(t, m, c.writeOrder)
 	c.r = reopen(tr.r, c.st)
+	k := *tr.r.keys
+	k.codec = chunk.NewCodec(chunk.LevelFastest) // its pools belong to a synctest bubble
+	c.r.keys = &k
 	return c
 }
 

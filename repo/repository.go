@@ -50,18 +50,32 @@ type OpenOptions struct {
 	Cached storage.Storage
 }
 
-// Init makes a repository. It fails with ErrExists where a config or a key object is already.
-// The key is stored before the config: what has a config has a key.
+// Init makes a repository. It fails with ErrExists where a config is already, or keys and data without
+// one. The key is stored before the config: what has a config has a key. Keys alone are what an Init
+// that was interrupted leaves; they are removed.
 func Init(ctx context.Context, st storage.Storage, o InitOptions) (*Repository, error) {
 	if _, err := st.Stat(ctx, configName); err == nil {
 		return nil, ErrExists
 	} else if !errors.Is(err, storage.ErrNotExist) {
 		return nil, fmt.Errorf("looking for a repository: %w", err)
 	}
-	if names, err := keyNames(ctx, st); err != nil {
+	for _, dir := range []string{packsDir, indexDir, snapshotsDir} {
+		err := st.List(ctx, dir, func(storage.Info) error { return ErrExists })
+		if errors.Is(err, ErrExists) {
+			return nil, fmt.Errorf("%w, without its config: bring that back from a copy", ErrExists)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("looking for a repository: %w", err)
+		}
+	}
+	stale, err := keyNames(ctx, st)
+	if err != nil {
 		return nil, fmt.Errorf("looking for a repository: %w", err)
-	} else if len(names) > 0 {
-		return nil, fmt.Errorf("%w: keys are here, but no config", ErrExists)
+	}
+	for _, name := range stale {
+		if err := st.Delete(ctx, name); err != nil {
+			return nil, fmt.Errorf("removing the key of an init that was interrupted: %w", err)
+		}
 	}
 	id, err := randomID()
 	if err != nil {

@@ -41,6 +41,7 @@ type memNode struct {
 	link     *memNode // the same file under another name
 	old      *Node
 	pending  bool // its content is not stored yet
+	implied  bool // a folder that no entry describes: it is as old as the newest entry in it
 }
 
 // errUnsafePath refuses an entry whose path leads out of the source.
@@ -59,9 +60,7 @@ func newSink(b *backup, s *backupSource) *Sink {
 // newDir returns a folder of which nothing is known.
 func (k *Sink) newDir(name string) *memNode {
 	m := localfs.Meta{Type: localfs.TypeDir, Mode: 0o755, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Nlink: 1}
-	m.MTime = k.b.o.Time.UnixNano()
-	m.CTime = m.MTime
-	return &memNode{node: Node{Name: name, Meta: m}, children: map[string]*memNode{}}
+	return &memNode{node: Node{Name: name, Meta: m}, children: map[string]*memNode{}, implied: true}
 }
 
 // Problem reports an entry that could not be read, or not as it should be. The path is relative to the source.
@@ -389,6 +388,9 @@ func (k *Sink) build(m *memNode, path string, unfinished bool) (*Node, error) {
 			continue
 		}
 		node.Size += n.Size * countedSize(n.Type)
+		if m.implied && n.MTime > node.MTime {
+			node.MTime, node.CTime = n.MTime, n.MTime
+		}
 	}
 	id, err := b.Finish()
 	if err != nil {

@@ -404,7 +404,10 @@ func TestOwnPackCondemnedDuringUpload(t *testing.T) {
 				<-answer
 			}
 		}})
-		blobs := [][]byte{noise(1, packBytes/2), noise(2, packBytes/2)}
+		var blobs [][]byte
+		for i := range openPacks + 1 {
+			blobs = append(blobs, noise(uint64(i)+1, packBytes/2))
+		}
 		tree := w.put(blobs) // ships the first
 		synctest.Wait()
 		done := make(chan error)

@@ -61,38 +61,42 @@ type packBuilder struct {
 	kind   index.Kind
 	buf    []byte
 	frames []index.Frame
-	ad     []byte // scratch
+	blobs  int // in the frames, with their bases
 }
 
 func (b *packBuilder) empty() bool { return len(b.frames) == 0 }
-
-// add seals stored (the encoded plaintext of f's blobs) and appends it. It sets f's place.
-func (b *packBuilder) add(k *keys, f index.Frame, stored []byte) error {
-	start := len(b.buf)
-	b.ad = frameAD(b.ad[:0], b.kind, &f)
-	buf, err := k.seal(b.buf, stored, b.ad)
-	if err != nil {
-		return err
-	}
-	b.buf = buf
-	f.Offset, f.Length = uint32(start), uint32(len(buf)-start)
-	b.frames = append(b.frames, f)
-	return nil
-}
 
 // addSealed appends a frame that is sealed already, as it lies in another pack or builder.
 func (b *packBuilder) addSealed(f index.Frame, sealed []byte) {
 	f.Offset, f.Length = uint32(len(b.buf)), uint32(len(sealed))
 	b.buf = append(b.buf, sealed...)
 	b.frames = append(b.frames, f)
+	b.blobs += len(f.Blobs) + len(f.Bases)
 }
+
+// room is how many bytes a frame and its line in the directory may have for the file to stay within
+// packBytes.
+func (b *packBuilder) room() int {
+	return packBytes - len(b.buf) - len(b.frames)*frameLine - b.blobs*blobLine - 64 - 2*Overhead - trailerSize
+}
+
+// frameRoom is what a sealed frame takes of a pack's room.
+func frameRoom(f *index.Frame, sealed int) int {
+	return sealed + frameLine + (len(f.Blobs)+len(f.Bases))*blobLine
+}
+
+// frameLine and blobLine are what a frame and a blob, or a base, take in a directory in bytes at most.
+const (
+	frameLine = 4 + 2 + 3 + 2
+	blobLine  = 16 + 4
+)
 
 // absorb moves all of o's frames to the end of b.
 func (b *packBuilder) absorb(o *packBuilder) {
 	for _, f := range o.frames {
 		b.addSealed(f, o.buf[f.Offset:f.Offset+f.Length])
 	}
-	o.buf, o.frames = o.buf[:0], o.frames[:0]
+	o.buf, o.frames, o.blobs = o.buf[:0], o.frames[:0], 0
 }
 
 // finish completes the file and returns its description. The file's bytes are b.buf.

@@ -439,7 +439,7 @@ func (p *PrunePlan) rewrite(ctx context.Context) (stored int64, err error) {
 				return 0, err
 			}
 			if used == len(f.Blobs) {
-				err = w.putSealed(ctx, info.Kind, f, sealed)
+				err = s.putSealed(ctx, info.Kind, f, sealed)
 			} else {
 				err = p.putUsed(ctx, w, info.Kind, first, f, plain)
 			}

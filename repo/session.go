@@ -51,8 +51,8 @@ type SessionStats struct {
 // Session is one writer's work, from its lease to its manifest. Its methods may be called
 // concurrently; each Writer belongs to one goroutine.
 //
-// Memory: a pack (16 MiB) for each writer and kind that it writes, one for each upload on its way, and
-// per writer a frame and its compressed form.
+// Memory: up to openPacks packs of data and one of trees (16 MiB each), one for each upload on its way,
+// and per writer a frame of each kind, with its compressed form and what it decompresses to.
 type Session struct {
 	r       *Repository
 	o       SessionOptions
@@ -65,6 +65,8 @@ type Session struct {
 	cancel  context.CancelFunc
 	slots   *semaphore.Weighted
 	buffers sync.Pool
+	data    shelf
+	trees   shelf
 
 	mu          sync.Mutex
 	writers     []*Writer
@@ -98,6 +100,8 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 func newSession(ctx context.Context, r *Repository, o SessionOptions, l *lease) *Session {
 	s := &Session{r: r, o: o, index: r.Index(), codec: chunk.NewCodec(o.Level), lease: l,
 		slots: semaphore.NewWeighted(int64(o.Uploads))}
+	s.data = shelf{s: s, kind: index.Data, max: openPacks}
+	s.trees = shelf{s: s, kind: index.Tree, max: 1}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return s
 }
@@ -166,19 +170,15 @@ func (s *Session) failed() error {
 // Writer returns a writer for one goroutine.
 func (s *Session) Writer() *Writer {
 	w := &Writer{s: s}
-	w.parts[0] = part{kind: index.Data, frameBytes: dataFrame}
-	w.parts[1] = part{kind: index.Tree, frameBytes: treeFrame}
-	for i := range w.parts {
-		w.parts[i].pack = &packBuilder{kind: w.parts[i].kind}
-	}
+	w.parts[0] = part{shelf: &s.data, frameBytes: dataFrame}
+	w.parts[1] = part{shelf: &s.trees, frameBytes: treeFrame}
 	s.mu.Lock()
 	s.writers = append(s.writers, w)
 	s.mu.Unlock()
 	return w
 }
 
-// Writer adds blobs to the repository: it hashes, compresses and seals them in the caller's goroutine
-// and fills packs of its own.
+// Writer adds blobs to the repository: it hashes, compresses and seals them in the caller's goroutine.
 type Writer struct {
 	s      *Session
 	mu     sync.Mutex // held during Put; Session.flush takes it
@@ -186,15 +186,16 @@ type Writer struct {
 	stored []byte     // scratch: the encoded frame
 	check  []byte     // scratch: the frame decoded again
 	base   []byte     // scratch: the bases of a delta
+	sealed []byte     // scratch: the sealed frame
+	ad     []byte     // scratch: what it is bound to
 }
 
-// part is what a writer has begun of one kind.
+// part is the frame of one kind that a writer has begun.
 type part struct {
-	kind       index.Kind
+	shelf      *shelf
 	frameBytes int
-	plain      []byte // of the frame that is filling
+	plain      []byte
 	blobs      []index.Blob
-	pack       *packBuilder
 }
 
 // Put stores data as a blob unless the repository has it, and marks it as relied upon. data is not
@@ -276,40 +277,21 @@ func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plai
 	return w.addEncoded(ctx, p, index.Frame{Encoding: encoding, Blobs: blobs}, stored)
 }
 
-func (w *Writer) addEncoded(ctx context.Context, p *part, f index.Frame, stored []byte) error {
-	if err := w.makeRoom(ctx, p, len(stored)+Overhead); err != nil {
+// addEncoded seals stored, the encoded plaintext of f's blobs, and adds it to a pack.
+func (w *Writer) addEncoded(ctx context.Context, p *part, f index.Frame, stored []byte) (err error) {
+	w.ad = frameAD(w.ad[:0], p.shelf.kind, &f)
+	if w.sealed, err = w.s.r.keys.seal(w.sealed[:0], stored, w.ad); err != nil {
 		return err
 	}
-	return p.pack.add(w.s.r.keys, f, stored)
+	return p.shelf.add(ctx, f, w.sealed)
 }
 
 // putSealed adds a frame as it lies in another pack; its blobs were verified.
-func (w *Writer) putSealed(ctx context.Context, kind index.Kind, f index.Frame, sealed []byte) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	p := &w.parts[0]
+func (s *Session) putSealed(ctx context.Context, kind index.Kind, f index.Frame, sealed []byte) error {
 	if kind == index.Tree {
-		p = &w.parts[1]
+		return s.trees.add(ctx, f, sealed)
 	}
-	if err := w.makeRoom(ctx, p, len(sealed)); err != nil {
-		return err
-	}
-	p.pack.addSealed(f, sealed)
-	return nil
-}
-
-// makeRoom ships the pack if n more bytes would be too many for it.
-func (w *Writer) makeRoom(ctx context.Context, p *part, n int) error {
-	if !p.pack.empty() && len(p.pack.buf)+n > packBytes {
-		if err := w.s.ship(ctx, p.pack); err != nil {
-			return err
-		}
-		p.pack = w.s.newPack(p.kind)
-	}
-	if p.pack.buf == nil {
-		p.pack = w.s.newPack(p.kind)
-	}
-	return nil
+	return s.data.add(ctx, f, sealed)
 }
 
 // newPack returns an empty builder, with the buffer of a pack that has been uploaded if there is one.
@@ -317,28 +299,34 @@ func (s *Session) newPack(kind index.Kind) *packBuilder {
 	b := &packBuilder{kind: kind}
 	if buf, ok := s.buffers.Get().(*[]byte); ok {
 		b.buf = (*buf)[:0]
+	} else {
+		b.buf = make([]byte, 0, packBytes) // what is not written to takes no memory
 	}
 	return b
 }
 
-// ship finishes a pack and uploads it in the background; it waits while too many are on their way.
+// ship uploads a pack in the background; it waits while too many are on their way.
 func (s *Session) ship(ctx context.Context, b *packBuilder) error {
 	if err := s.slots.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	pack, err := b.finish(s.r.keys)
-	if err != nil {
-		s.slots.Release(1)
-		return err
-	}
+	s.start(b)
+	return nil
+}
+
+// start finishes a pack and uploads it in the background. The caller gives its upload slot away.
+func (s *Session) start(b *packBuilder) {
 	go func() {
 		defer s.slots.Release(1)
-		if err := s.upload(pack, b.buf); err != nil {
+		pack, err := b.finish(s.r.keys)
+		if err == nil {
+			err = s.upload(pack, b.buf)
+		}
+		if err != nil {
 			_ = s.fail(err)
 		}
 		s.buffers.Put(&b.buf)
 	}()
-	return nil
 }
 
 func (s *Session) upload(pack index.Pack, file []byte) error {
@@ -449,16 +437,12 @@ func (s *Session) flush(ctx context.Context) error {
 	s.mu.Lock()
 	writers := append([]*Writer(nil), s.writers...)
 	s.mu.Unlock()
-	rest := [2]*packBuilder{s.newPack(index.Data), s.newPack(index.Tree)}
 	for _, w := range writers {
-		if err := w.drain(ctx, &rest); err != nil {
+		if err := w.drain(ctx); err != nil {
 			return s.fail(err)
 		}
 	}
-	for _, b := range rest {
-		if b.empty() {
-			continue
-		}
+	for _, b := range append(s.data.take(), s.trees.take()...) {
 		if err := s.ship(ctx, b); err != nil {
 			return s.fail(err)
 		}
@@ -481,28 +465,13 @@ func (s *Session) flush(ctx context.Context) error {
 	return nil
 }
 
-// drain moves what the writer has begun into rest, by kind, and ships what does not fit together.
-func (w *Writer) drain(ctx context.Context, rest *[2]*packBuilder) error {
+// drain closes the frames that the writer has begun.
+func (w *Writer) drain(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range w.parts {
-		p := &w.parts[i]
-		if err := w.closeFrame(ctx, p); err != nil {
+		if err := w.closeFrame(ctx, &w.parts[i]); err != nil {
 			return err
-		}
-		if p.pack.empty() {
-			continue
-		}
-		if !rest[i].empty() && len(rest[i].buf)+len(p.pack.buf) > packBytes {
-			if err := w.s.ship(ctx, rest[i]); err != nil {
-				return err
-			}
-			rest[i] = w.s.newPack(p.kind)
-		}
-		if rest[i].empty() {
-			rest[i], p.pack = p.pack, rest[i]
-		} else {
-			rest[i].absorb(p.pack)
 		}
 	}
 	return nil

@@ -48,7 +48,10 @@ func (v *vault) fill() {
 		must(v.t, err)
 	}
 	if os.Geteuid() == 0 {
-		must(v.t, unix.Mknod(filepath.Join(v.src, "null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
+		root, err := localfs.OpenRoot(v.src)
+		must(v.t, err)
+		must(v.t, root.Mknod("null", localfs.TypeCharDevice, localfs.MakeRDev(1, 3)))
+		must(v.t, root.Close())
 		must(v.t, os.Chown(filepath.Join(v.src, "home1"), 1234, 4321))
 	}
 }

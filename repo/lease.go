@@ -73,7 +73,8 @@ type lease struct {
 	stop   func()
 }
 
-// newLease reads the condemned lists and stores a lease that has seen them. A machine that sleeps in
+// newLease reads the condemned lists and stores a lease that has seen them; it is renewed until it is
+// removed. A machine that sleeps in
 // between could miss a list and a whole sweep of it; then it starts again.
 func (r *Repository) newLease(ctx context.Context, kind string) (*lease, error) {
 	for {
@@ -87,6 +88,7 @@ func (r *Repository) newLease(ctx context.Context, kind string) (*lease, error) 
 			return nil, err
 		}
 		if time.Now().Round(0).Sub(start) < MinGrace/2 {
+			l.keepAlive(context.WithoutCancel(ctx))
 			return l, nil
 		}
 		if err := l.remove(ctx); err != nil {
@@ -150,7 +152,7 @@ func (l *lease) renew(ctx context.Context, lists []condemnedList) error {
 	return nil
 }
 
-// keepAlive renews the lease from time to time until ctx is done or the lease is removed.
+// keepAlive renews the lease from time to time until it is removed.
 func (l *lease) keepAlive(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})

@@ -118,7 +118,6 @@ func (r *Repository) PlanPrune(ctx context.Context, o PruneOptions) (p *PrunePla
 	if err != nil {
 		return nil, err
 	}
-	l.keepAlive(context.WithoutCancel(ctx))
 	p = &PrunePlan{r: r, o: o, lease: l}
 	defer func() {
 		if err != nil {
@@ -608,6 +607,9 @@ func (p *PrunePlan) rewriteSegments(ctx context.Context, gone map[index.PackID]b
 	}
 	for _, id := range ids {
 		packs, err := p.r.readSegment(ctx, id)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue // a writer that had slept took it back
+		}
 		if err != nil {
 			return err
 		}

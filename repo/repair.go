@@ -63,6 +63,9 @@ func (r *Repository) RepairIndex(ctx context.Context, dryRun bool) (rep *IndexRe
 	if err != nil || dryRun {
 		return rep, err
 	}
+	if err := l.check(); err != nil {
+		return rep, err // a prune may have removed some of them
+	}
 	if len(packs) > 0 {
 		if _, err := r.writeSegment(ctx, packs); err != nil {
 			return rep, err

@@ -91,9 +91,7 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 	if err := r.LoadIndex(ctx); err != nil {
 		return nil, errors.Join(err, l.remove(context.WithoutCancel(ctx)))
 	}
-	s := newSession(ctx, r, o, l)
-	l.keepAlive(s.ctx)
-	return s, nil
+	return newSession(ctx, r, o, l), nil
 }
 
 // newSession makes a session under a lease that is the caller's.

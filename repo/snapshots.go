@@ -189,6 +189,9 @@ func (r *Repository) Undelete(ctx context.Context, refs []SnapshotRef) (err erro
 		return err
 	}
 	for _, ref := range refs {
+		if err := l.check(); err != nil {
+			return err
+		}
 		if err := r.move(ctx, ref.forgottenName(), ref.name()); errors.Is(err, storage.ErrNotExist) {
 			return fmt.Errorf("%s: %w", ref.ID.Short(), ErrSwept)
 		} else if err != nil {

@@ -103,6 +103,31 @@ func TestRunMeasuresAndCompares(t *testing.T) {
 	}
 }
 
+func TestInterruptedRunTellsWhatItMeasured(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	dir := t.TempDir()
+	var stdout strings.Builder
+	log := writerFunc(func(p []byte) (int, error) {
+		if strings.Contains(string(p), "first backup") {
+			cancel()
+		}
+		return len(p), nil
+	})
+	err := command(ctx, []string{"run", "-size", "tiny", "-runs", "1", "-nights", "1", "-corpora", "dump", "-tools", "restic",
+		"-program", "restic=" + peer(t, "honest"), "-dir", dir, "-targets", dir}, &stdout, log)
+	if !errors.Is(err, context.Canceled) || !strings.Contains(stdout.String(), "| first backup, dump, s |") {
+		t.Errorf("%v\n%s", err, stdout.String())
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
 func TestCorpusCompareAndBound(t *testing.T) {
 	dir := t.TempDir()
 	before, after := filepath.Join(dir, "before"), filepath.Join(dir, "after")

@@ -77,6 +77,11 @@ func exists(path string) bool {
 // machine describes what the figures depend on.
 func machine() string {
 	text := fmt.Sprintf("%d cores, %s/%s", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH)
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		if fields := strings.Fields(string(load)); len(fields) > 0 {
+			text += ", load " + fields[0] + " before the start"
+		}
+	}
 	info, err := os.ReadFile("/proc/cpuinfo")
 	if err != nil {
 		return text

@@ -56,16 +56,14 @@ func runCommand(ctx context.Context, args []string, stdout, stderr io.Writer) er
 	if err := b.places(*dir, *targets); err != nil {
 		return err
 	}
-	err = b.measure(strings.Split(*corpora, ","))
-	if err := errors.Join(err, b.clean()); err != nil {
+	err = errors.Join(b.measure(strings.Split(*corpora, ",")), b.clean())
+	if len(b.report.Samples) == 0 {
 		return err
 	}
 	if *jsonFile != "" {
-		if err := writeJSON(*jsonFile, &b.report); err != nil {
-			return err
-		}
+		err = errors.Join(err, writeJSON(*jsonFile, &b.report))
 	}
-	return b.report.Markdown(stdout)
+	return errors.Join(err, b.report.Markdown(stdout)) // also of a run that was interrupted
 }
 
 // bench is one call of run. What fails for one program is noted in the report; errors are for what stops everything.

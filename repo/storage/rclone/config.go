@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rclone/rclone/fs"
@@ -54,6 +55,9 @@ type process struct {
 var (
 	theMu      sync.Mutex
 	theProcess *process
+
+	globals sync.Once               // what is set for good, before anything of rclone runs
+	current atomic.Pointer[process] // whom the log handler tells
 )
 
 // Timeouts: a connection on which nothing moves is given up after idle. A few
@@ -84,13 +88,16 @@ func configure(o Options) (*process, error) {
 	}
 	p := &process{path: path, file: &configfile.Storage{}, serverTime: true}
 	p.listen(o)
-	fs.SetLogger(p)
-	atexit.IgnoreSignals()
-	global := fs.GetConfig(context.Background())
-	global.AskPassword = false
-	if o.Log == nil {
-		global.LogLevel = fs.LogLevelNotice // it took -vv of our command line for its own
-	}
+	current.Store(p)
+	globals.Do(func() {
+		fs.SetLogger(logHandler{})
+		atexit.IgnoreSignals()
+		global := fs.GetConfig(context.Background())
+		global.AskPassword = false
+		if o.Log == nil {
+			global.LogLevel = fs.LogLevelNotice // it took -vv of our command line for its own
+		}
+	})
 	if err := config.SetConfigPath(path); err != nil {
 		return nil, configError("rclone configuration "+path+": "+err.Error(), "")
 	}
@@ -349,12 +356,15 @@ func writable(path string) bool {
 	return unix.Access(filepath.Dir(path), unix.W_OK) == nil
 }
 
-// Enabled, Handle, WithAttrs and WithGroup make process rclone's log handler.
-func (p *process) Enabled(context.Context, slog.Level) bool { return true }
+// logHandler passes what rclone logs to Options.Log.
+type logHandler struct{}
+
+// Enabled lets everything through; rclone has checked the level.
+func (logHandler) Enabled(context.Context, slog.Level) bool { return true }
 
 // Handle passes a record on. One that precedes the end of the process, which
 // rclone brings about in a few places, is shown in any case.
-func (p *process) Handle(_ context.Context, r slog.Record) error {
+func (logHandler) Handle(_ context.Context, r slog.Record) error {
 	text := r.Message
 	r.Attrs(func(a slog.Attr) bool {
 		if a.Key == "object" {
@@ -367,6 +377,7 @@ func (p *process) Handle(_ context.Context, r slog.Record) error {
 		fmt.Fprintf(os.Stderr, "wtsnap: rclone: %s\n", text)
 		return nil
 	}
+	p := current.Load()
 	p.mu.Lock()
 	log := p.log
 	p.mu.Unlock()
@@ -376,8 +387,8 @@ func (p *process) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// WithAttrs returns p: rclone does not group its records.
-func (p *process) WithAttrs([]slog.Attr) slog.Handler { return p }
+// WithAttrs returns the handler: rclone does not group its records.
+func (h logHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 
-// WithGroup returns p.
-func (p *process) WithGroup(string) slog.Handler { return p }
+// WithGroup returns the handler.
+func (h logHandler) WithGroup(string) slog.Handler { return h }

@@ -115,6 +115,10 @@ func TestMain(m *testing.M) {
 	if err := rcloneconfig.SetCacheDir(dir); err != nil {
 		panic(err)
 	}
+	// Before any server runs: what this sets, servers read.
+	if _, err := rclone.Open(context.Background(), ":local:"+dir, rclone.Options{}); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	_ = os.RemoveAll(dir)
 	os.Exit(code)

@@ -226,9 +226,13 @@ func (b *backup) sources(ctx, store context.Context) ([]*backupSource, error) {
 	b.parents = parents
 	b.estimate(ctx)
 	wait := b.start(ctx, store)
-	defer wait()
-
 	var results []*backupSource
+	defer func() {
+		wait()
+		for _, s := range results {
+			s.links.abandon()
+		}
+	}()
 	for i := range b.o.Sources {
 		s := b.newSource(&b.o.Sources[i], parents[b.o.Sources[i].Label])
 		results = append(results, s)

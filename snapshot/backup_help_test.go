@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -207,11 +208,11 @@ func wantError[E error](t testing.TB, err error) (target E) {
 // noise is n bytes that do not compress, the same for the same seed.
 func noise(n int, seed uint64) []byte {
 	rng := rand.New(rand.NewPCG(seed, 1))
-	data := make([]byte, n)
-	for i := range data {
-		data[i] = byte(rng.Uint32())
+	data := make([]byte, 0, n+8)
+	for len(data) < n {
+		data = binary.LittleEndian.AppendUint64(data, rng.Uint64())
 	}
-	return data
+	return data[:n]
 }
 
 // packsOf returns the packs of a kind that the index lists.

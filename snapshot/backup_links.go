@@ -15,6 +15,7 @@ type inodeKey struct{ dev, ino uint64 }
 
 // A linkedInode is one file with several names. Its first name owns it: is compared with the parent, and is read if need be.
 type linkedInode struct {
+	key     inodeKey
 	left    uint32 // names that were not met yet
 	settled bool
 	node    *Node      // once settled: nil where the owner could not be read
@@ -32,14 +33,13 @@ func (l *linkTable) claim(t *fileTask) (i *linkedInode, owner, wait bool) {
 		if l.m == nil {
 			l.m = map[inodeKey]*linkedInode{}
 		}
-		i = &linkedInode{left: t.meta.Nlink - 1}
+		i = &linkedInode{key: key, left: t.meta.Nlink - 1}
 		l.m[key] = i
 		return i, true, false
 	}
-	if i.left--; i.left == 0 {
-		delete(l.m, key)
-	}
+	i.left--
 	if i.settled {
+		l.drop(i)
 		return i, false, false
 	}
 	t.slot = &slot{}
@@ -54,7 +54,27 @@ func (l *linkTable) settle(i *linkedInode, n *Node) (waiting []fileTask) {
 	defer l.mu.Unlock()
 	i.settled, i.node = true, n
 	waiting, i.waiting = i.waiting, nil
+	l.drop(i)
 	return waiting
+}
+
+// drop forgets an inode of which nothing more will come. mu is held.
+func (l *linkTable) drop(i *linkedInode) {
+	if i.left == 0 {
+		delete(l.m, i.key)
+	}
+}
+
+// abandon lets go of the folders of names that still wait, when the run has ended.
+func (l *linkTable) abandon() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, i := range l.m {
+		for _, t := range i.waiting {
+			t.f.release()
+		}
+	}
+	l.m = nil
 }
 
 // node returns the node of a settled inode under t's name, or nil where its content is not t's: it could not be read,

@@ -29,12 +29,13 @@ import (
 // A folder is finished by whoever resolves its last entry (folder.resolve), so nobody waits for anybody, but for the
 // limits:
 //
-// Memory: with W workers, R readers, C chunks on their way, U uploads, and chunks of at most M bytes (1 MiB),
+// Memory: with W workers, R readers, C chunks on their way, U uploads, packs of P bytes (16 MiB) and chunks of at most M
+// bytes (1 MiB),
 //
-//	W*(pack + 3*M) + pack + U*pack + (C+R)*M + R*M + 2*depth*window nodes + 16 bytes a file of the parent
+//	(4+U)*P + W*(2*M + a writer's 10*M) + (C+2*R)*M + 2*depth*windowLimit nodes + 16 bytes a file of the parent
 //
-// where the last term appears only when a hard link turns up that the parent did not have, and pack is 16 MiB. Streams
-// of a StreamSource or an archive add 2*M each, and their trees are in memory whole.
+// where the last term appears only when a hard link turns up that the parent did not have; the garbage collector may let
+// that double. Streams of a StreamSource or an archive add 2*M each, and their trees are in memory whole.
 type backup struct {
 	r    *repo.Repository
 	s    *repo.Session
@@ -89,8 +90,10 @@ type backupPlan struct {
 }
 
 const (
-	packMemory  = 16 << 20 // of a repo.Writer, and of each upload
-	maxBatch    = 64       // files in a job
+	packMemory  = 16 << 20
+	openPacks   = 4  // that a repo.Session fills at a time
+	writerBufs  = 10 // of a repo.Writer, its encoder included, in chunks of the largest size
+	maxBatch    = 64 // files in a job
 	batchBytes  = 256 << 10
 	windowLimit = 1024 // entries of a folder that wait for one before them
 )
@@ -105,8 +108,7 @@ func newPlan(o *BackupOptions, maxChunk int64) backupPlan {
 		p.walkers = 2 * p.workers
 		p.readers = max(1, min(p.workers, 4))
 		p.chunks = p.workers + p.readers
-		return int64(p.workers)*(packMemory+3*maxChunk) + packMemory + int64(p.uploads)*packMemory +
-			int64(p.chunks+2*p.readers)*maxChunk
+		return int64(openPacks+p.uploads)*packMemory + int64(p.workers*(2+writerBufs)+p.chunks+2*p.readers)*maxChunk
 	}
 	for shape() > o.Memory && o.Memory > 0 {
 		switch {

@@ -64,8 +64,6 @@ type packBuilder struct {
 	blobs  int // in the frames, with their bases
 }
 
-func (b *packBuilder) empty() bool { return len(b.frames) == 0 }
-
 // addSealed appends a frame that is sealed already, as it lies in another pack or builder.
 func (b *packBuilder) addSealed(f index.Frame, sealed []byte) {
 	f.Offset, f.Length = uint32(len(b.buf)), uint32(len(sealed))

@@ -5,7 +5,7 @@
 //
 //	config                      format version and repository id, in clear
 //	keys/ID                     the master key wrapped by a password
-//	packs/XX/ID                 sealed frames of blobs, then a sealed directory of them
+//	packs/X/ID                  sealed frames of blobs, then a sealed directory of them
 //	index/ID                    sealed segments: which blob lies where
 //	snapshots/INSTANCE/TIME-ID  sealed manifests
 //	forgotten/INSTANCE/TIME-ID  the same, forgotten and not yet swept

@@ -32,7 +32,7 @@ const packsDir = "packs/"
 
 func packName(id index.PackID) string {
 	s := id.String()
-	return packsDir + s[:2] + "/" + s
+	return packsDir + s[:1] + "/" + s
 }
 
 // frameAD describes a frame: its kind, its encoding, its bases and its blobs. Sealed with it, a frame

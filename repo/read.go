@@ -111,7 +111,10 @@ func (r *Repository) bases(ctx context.Context, x *index.Index, keys []index.Key
 }
 
 // blobAt reads one blob by its key, trying every copy that there is.
+//
+// It is the second try of everything that reads, so it does not ask the local cache.
 func (r *Repository) blobAt(ctx context.Context, x *index.Index, key index.Key, depth int) ([]byte, error) {
+	ctx = storage.WithCaching(ctx, storage.CacheBypass)
 	var errs []error
 	for _, loc := range x.Lookups(key) {
 		f, _ := x.FrameOf(loc.Ordinal)

@@ -352,6 +352,15 @@ func (r *Repository) readObject(ctx context.Context, name string) ([]byte, error
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
+	content, err := r.keys.openObject(canonicalName(name), data)
+	if err == nil {
+		return content, nil
+	}
+	// What does not open may be the cache's copy.
+	data, again := r.cached.Get(storage.WithCaching(ctx, storage.CacheBypass), name, 0, -1, nil)
+	if again != nil {
+		return nil, errors.Join(err, fmt.Errorf("reading %s once more: %w", name, again))
+	}
 	return r.keys.openObject(canonicalName(name), data)
 }
 

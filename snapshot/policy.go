@@ -26,6 +26,10 @@ type Policy struct {
 // defaultWithin is what the zero Policy keeps.
 var defaultWithin = Span{Days: 7}
 
+// futureMargin is how much later than now a snapshot may be dated: clocks differ a little, and of several backups in
+// one second each is dated a second after the other.
+const futureMargin = time.Hour
+
 // IsZero reports whether no rule was set.
 func (p Policy) IsZero() bool {
 	return p.Within.IsZero() && p.Last == 0 && p.Hourly == 0 && p.Daily == 0 && p.Weekly == 0 && p.Monthly == 0 &&
@@ -49,8 +53,8 @@ func (d *Decision) keep(reason string) {
 //
 //   - the newest complete snapshot of each instance stays;
 //   - a snapshot that is held stays;
-//   - a snapshot that is dated after now stays, and counts for no rule: some clock was wrong, and it must not make
-//     others look old;
+//   - a snapshot that is dated more than an hour after now stays, and counts for no rule: some clock was wrong, and it
+//     must not make others look old;
 //   - an incomplete snapshot never takes the place of a complete one: the rules count those that lack a source by
 //     themselves;
 //   - a checkpoint goes once there is a newer complete snapshot; of newer ones the newest stays, and the one that
@@ -86,7 +90,7 @@ func (p Policy) applyTo(group []*Decision, now time.Time) {
 			d.keep(h.reason(now.Location()))
 		}
 		switch {
-		case s.Time.After(now):
+		case s.Time.After(now.Add(futureMargin)):
 			d.keep("dated in the future")
 		case s.Checkpoint:
 			checkpoints = append(checkpoints, d)

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
+
+	"github.com/whole-tale/wtsnap/snapshot"
 )
 
 // std are the process's standard streams.
@@ -101,6 +104,9 @@ func (a *app) printError(err error) {
 		text += "\n  try: " + printable(h)
 	}
 	fmt.Fprintln(a.std.err, text)
+	if e, ok := errors.AsType[*snapshot.AmbiguousError](err); ok {
+		snapshotTable(e.Matches).write(a.std.err)
+	}
 }
 
 // dispatch finds the command and runs it.
@@ -153,20 +159,33 @@ func (a *app) newCLI() *cli.App {
 	return c
 }
 
+// Errors of package cli that name a value: on the command line, and in the environment.
+var (
+	badFlag     = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for flag -([a-z0-9-]+): (.*)$`)
+	badBool     = regexp.MustCompile(`^invalid boolean value (".*") for -([a-z0-9-]+): .*$`)
+	badVariable = regexp.MustCompile(`^could not parse (".*?") (?:as (bool) value )?from environment variable "([A-Z_]+)" .*?flag [a-z-]+: (.*)$`)
+)
+
 // onUsageError takes the errors of package cli: values that a flag or a variable refuses.
 func onUsageError(_ *cli.Context, err error, _ bool) error {
-	text := err.Error()
-	// invalid value "x" for flag -keep-last: why
-	if rest, ok := strings.CutPrefix(text, "invalid value "); ok {
-		if val, rest, ok := strings.Cut(rest, " for flag -"); ok {
-			name, why, _ := strings.Cut(rest, ": ")
-			if strings.HasPrefix(why, val) { // the reason quotes the value itself
-				return usagef("", "%s: %s", dashed(name), why)
-			}
-			return usagef("", "%s: %s: %s", dashed(name), val, why)
+	text := strings.ReplaceAll(err.Error(), "\n", " ")
+	where, val, why := "", "", ""
+	if m := badFlag.FindStringSubmatch(text); m != nil {
+		where, val, why = dashed(m[2]), m[1], m[3]
+	} else if m := badBool.FindStringSubmatch(text); m != nil {
+		where, val, why = dashed(m[2]), m[1], m[1]+" is neither true nor false"
+	} else if m := badVariable.FindStringSubmatch(text); m != nil {
+		where, val, why = m[3], m[1], m[4]
+		if m[2] == "bool" {
+			why = val + " is neither true nor false"
 		}
+	} else {
+		return usagef("", "%s", text)
 	}
-	return usagef("", "%s", text)
+	if strings.Contains(why, val) { // the reason quotes the value itself
+		return usagef("", "%s: %s", where, why)
+	}
+	return usagef("", "%s: %s: %s", where, val, why)
 }
 
 // action wraps what a command does: it reads the global flags first.

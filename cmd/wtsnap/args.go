@@ -260,15 +260,19 @@ func (p *parser) unknownFlag(token, name string) error {
 		hint = dashed(near)
 	} else if len(p.path) == 0 {
 		for _, c := range p.app.Commands {
-			if findFlag(c.Flags, name) != nil {
-				hint = fmt.Sprintf("write %s behind its command, such as: wtsnap %s %[1]s", dashed(name), c.Name)
+			var own []string
+			for _, f := range c.Flags {
+				own = append(own, f.Names()...)
+			}
+			if near := nearest(name, own); near != "" {
+				hint = fmt.Sprintf("write %s behind its command, such as: wtsnap %s %[1]s", dashed(near), c.Name)
 				break
 			}
 		}
 	}
 	of := strings.TrimSpace("wtsnap " + p.commandName())
 	text, _, _ := strings.Cut(token, "=")
-	return usagef(hint, "%s has no flag %s", of, shown(text))
+	return usagef(hint, "unknown flag %s of %s", shown(text), of)
 }
 
 func dashed(name string) string {

@@ -212,7 +212,9 @@ func (a *app) backup(c *cli.Context) error {
 	rep, err := snapshot.Backup(a.ctx, r, o)
 	a.endProgress(shows)
 	if rep != nil {
-		a.printProblems(rep.Errors, rep.Problems)
+		if rep.Snapshot != nil { // else the error says it all
+			a.printProblems(rep.Errors, rep.Problems)
+		}
 		doc := newBackupDoc(o, rep, a.requests(), time.Since(start))
 		text := func(w io.Writer) { printBackup(w, rep, doc) }
 		if rep.Snapshot == nil || a.g.quiet {
@@ -264,8 +266,11 @@ func printBackup(w io.Writer, rep *snapshot.BackupReport, d backupDoc) {
 	for _, src := range rep.Sources {
 		row(shown(src.Label), plural(src.Files, "file", "files")+", "+size(src.Bytes))
 	}
-	row("files", fmt.Sprintf("%s new, %s changed, %s unchanged, %s removed",
-		number(rep.Files.New), number(rep.Files.Changed), number(rep.Files.Unchanged), number(rep.Files.Removed)))
+	files := fmt.Sprintf("%s new, %s changed, %s unchanged", number(rep.Files.New), number(rep.Files.Changed), number(rep.Files.Unchanged))
+	if !s.Checkpoint { // which cannot know
+		files += ", " + number(rep.Files.Removed) + " removed"
+	}
+	row("files", files)
 	row("bytes", fmt.Sprintf("%s read, %s new, %s uploaded", size(rep.Bytes.Read), size(rep.Bytes.StoredNew), size(rep.Bytes.Uploaded)))
 	row("took", fmt.Sprintf("%s, %s", took(seconds(d.Seconds)), plural(sumRequests(d.Requests), "call of the storage", "calls of the storage")))
 }

@@ -102,11 +102,11 @@ func (a *app) forget(c *cli.Context) error {
 			return err
 		}
 	}
-	r, err := a.openRepo()
+	o, err := pruneOptions(c)
 	if err != nil {
 		return err
 	}
-	o, err := pruneOptions(c, r)
+	r, err := a.openRepo()
 	if err != nil {
 		return err
 	}

@@ -26,8 +26,8 @@ func pruneFlags() []cli.Flag {
 	}
 }
 
-func pruneOptions(c *cli.Context, r *repo.Repository) (repo.PruneOptions, error) {
-	o := repo.PruneOptions{References: snapshot.References(snapshot.TreeLoader(r)), MaxUnused: -1, Grace: repo.DefaultGrace}
+func pruneOptions(c *cli.Context) (repo.PruneOptions, error) {
+	o := repo.PruneOptions{MaxUnused: -1, Grace: repo.DefaultGrace}
 	if p, ok := get[float64](c, "max-unused"); ok {
 		o.MaxUnused = p
 	}
@@ -83,11 +83,11 @@ Examples:
 			if _, err := a.arguments(0, 0, ""); err != nil {
 				return err
 			}
-			r, err := a.openRepo()
+			o, err := pruneOptions(c)
 			if err != nil {
 				return err
 			}
-			o, err := pruneOptions(c, r)
+			r, err := a.openRepo()
 			if err != nil {
 				return err
 			}
@@ -103,9 +103,7 @@ Examples:
 // prune plans, shows the plan, and carries it out.
 func (a *app) prune(r *repo.Repository, o repo.PruneOptions, dryRun bool) (doc *pruneDoc, err error) {
 	start := time.Now()
-	if err := r.LoadIndex(a.ctx); err != nil {
-		return nil, fmt.Errorf("pruning: loading the index: %w", err)
-	}
+	o.References = snapshot.References(snapshot.TreeLoader(r))
 	plan, err := r.PlanPrune(a.ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("pruning: %w", err)

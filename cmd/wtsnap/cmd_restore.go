@@ -96,11 +96,11 @@ func (a *app) restoreOptions(c *cli.Context) (o snapshot.RestoreOptions, err err
 		return o, usagef("leave --delete out", "there is nothing to delete in an archive")
 	}
 	o.Into, o.OwnInstance, o.Memory, o.Stdout = c.String("into"), a.g.own, a.g.memory, a.std.out
-	if c.IsSet("into") && o.Into != a.g.own {
-		return o, usagef("--into "+shown(a.g.own), "--into %s: this machine's instance is %s", shown(o.Into), shown(a.g.own))
+	if own := os.Getenv("WTSNAP_INSTANCE"); own != "" {
+		o.OwnInstance = own // --instance chooses the snapshot
 	}
-	if a.g.instance != "" && os.Getenv("WTSNAP_INSTANCE") != "" {
-		o.OwnInstance = os.Getenv("WTSNAP_INSTANCE") // --instance chooses the snapshot
+	if c.IsSet("into") && o.Into != o.OwnInstance {
+		return o, usagef("--into "+shown(o.OwnInstance), "--into %s: this machine's instance is %s", shown(o.Into), shown(o.OwnInstance))
 	}
 	o.Workers, _ = get[int](c, "workers")
 	if a.g.connections > 0 && (o.Workers == 0 || o.Workers > a.g.connections) {

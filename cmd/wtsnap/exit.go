@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"strings"
 
 	"github.com/whole-tale/wtsnap/repo"
@@ -105,9 +106,11 @@ func backupStatus(rep *snapshot.BackupReport, err error) error {
 	case err != nil:
 		return err
 	case rep.Problems > 0 || !rep.Snapshot.Complete:
-		text := "backing up: snapshot " + rep.Snapshot.Ref.ID.Short() + " was saved, but " +
-			plural(rep.Problems, "entry", "entries") + " could not be saved as they are"
-		return &statusError{exitPartial, text, "look at what is named above; the next backup tries them again", nil}
+		text := "backing up: snapshot " + rep.Snapshot.Ref.ID.Short() + " was saved with " + plural(rep.Problems, "problem", "problems")
+		if !rep.Snapshot.Complete {
+			text = "backing up: snapshot " + rep.Snapshot.Ref.ID.Short() + " was saved, but it is incomplete: a source is missing, in part or as a whole"
+		}
+		return &statusError{exitPartial, text, "look at what is named above; the next backup tries that again", nil}
 	}
 	return nil
 }
@@ -185,18 +188,24 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, storage.ErrQuota):
 		return "make room there; wtsnap forget and wtsnap prune free what is no longer needed"
+	case strings.Contains(err.Error(), missingPath+": "+fs.ErrNotExist.Error()):
+		return "wtsnap ls lists what is there: a path begins with its label"
 	case errors.Is(err, storage.ErrStalled), errors.Is(err, storage.ErrThrottled):
 		return "run it again later: nothing that was stored is lost"
 	}
 	return ""
 }
 
+// missingPath is how the error ends that a path is not in a snapshot.
+const missingPath = " in the snapshot"
+
 // message is an error in words for people, without the details that only a log wants.
 func message(err error) string {
 	text := err.Error()
-	if e, ok := errors.AsType[*repo.DamageError](err); ok && e.Hint != "" {
-		text = strings.TrimSuffix(text, "; "+e.Hint)
+	if e, ok := errors.AsType[*storage.Error](err); ok && e.Kind == storage.ErrConfig && e.Err != nil {
+		text = strings.Replace(text, e.Error(), e.Err.Error(), 1)
 	}
+	text = strings.Replace(text, missingPath+": "+fs.ErrNotExist.Error(), missingPath, 1)
 	return strings.TrimSpace(text)
 }
 

@@ -129,7 +129,7 @@ func (s *progress) run(every time.Duration) {
 			if s.render != nil {
 				s.render(now)
 			} else {
-				s.bar.SetTotal(max(now.TotalBytes, now.Bytes, 1), false)
+				s.bar.SetTotal(max(now.TotalBytes, now.Bytes), false)
 				s.bar.SetCurrent(now.Bytes)
 			}
 		}
@@ -179,8 +179,9 @@ func (s *progress) startBar() {
 		_, err := io.WriteString(w, shorten(line, d.AvailableWidth)+"\n")
 		return err
 	})
-	s.bar = s.bars.New(1, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
-		mpb.BarRemoveOnComplete(), mpb.BarExtender(path, false),
+	// Of total 0: the bar ends when it is told to, not when the count is reached, which may grow.
+	s.bar = s.bars.New(0, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
+		mpb.BarRemoveOnComplete(), mpb.BarBtmExtender(path),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return s.what + " " })),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return s.last().text() })))
 }

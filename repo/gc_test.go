@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -693,4 +694,67 @@ func TestCondemnedRecord(t *testing.T) {
 	if len(m) != 3 || m["id"] != c.ID || len(m["packs"].([]any)) != 1 {
 		t.Errorf("condemned list: %s", data)
 	}
+}
+
+// A prune that sleeps after it has read the leases does not take them for dead because of that.
+func TestSleepyPrune(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newRepo(t)
+		old := tr.backup(content{words("a", "b")})
+		w := tr.begin(tr.st)
+		tree := w.put(words("a", "b"))
+		forget(t, tr.open(tr.st), old)
+		tr.prune(PruneOptions{Grace: MinGrace})
+		time.Sleep(2 * time.Hour)
+		r := tr.open(&hooked{Storage: tr.st, before: func(kind, name string) {
+			if kind == "list" && name == snapshotsDir {
+				time.Sleep(leaseDead + time.Hour)
+			}
+		}})
+		rep, _, err := prune(t.Context(), r, PruneOptions{Grace: MinGrace})
+		must0(t, err)
+		if rep.Deleted.Packs != 0 {
+			t.Errorf("%d packs deleted under a writer", rep.Deleted.Packs)
+		}
+		ref := w.commit(tree)
+		w.close()
+		mustHold(t, tr.open(tr.st), ref, content{words("a", "b")})
+	})
+}
+
+// A sweep ends while a writer loads the index: what the writer has read of it by then does not count.
+func TestSweepWhileTheIndexIsLoaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newRepo(t)
+		for _, name := range []string{"a", "b", "c"} {
+			tr.backup(content{words(name)})
+		}
+		refs := must[[]SnapshotRef](t)(tr.open(tr.st).Snapshots(t.Context()))
+		forget(t, tr.open(tr.st), refs...)
+		tr.prune(PruneOptions{Grace: MinGrace})
+		time.Sleep(2 * time.Hour)
+		pr := tr.open(tr.st)
+		plan, err := pr.PlanPrune(t.Context(), PruneOptions{References: references(pr), Grace: MinGrace})
+		must0(t, err)
+		read := map[string]bool{}
+		var mu sync.Mutex
+		w := tr.begin(&hooked{Storage: tr.st, before: func(kind, name string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if kind != "get" || !strings.HasPrefix(name, indexDir) {
+				return
+			}
+			if len(read) == 1 { // one segment is loaded
+				_, err := plan.Execute(t.Context())
+				must0(t, errors.Join(err, plan.Close(t.Context())))
+			}
+			read[name] = true
+		}})
+		if len(read) < 2 {
+			t.Fatalf("segments read: %v", read)
+		}
+		ref := w.commit(w.put(words("a", "b", "c")))
+		w.close()
+		mustHold(t, tr.open(tr.st), ref, content{words("a", "b", "c")})
+	})
 }

@@ -31,6 +31,7 @@ type walk struct {
 	mu        sync.Mutex
 	parked    []*call
 	running   int // actors that have not ended
+	wakeful   int // the higher, the rarer are suspensions
 	committed map[SnapshotRef]bool
 	trace     []string
 
@@ -53,6 +54,7 @@ type call struct {
 type actor struct {
 	name      string
 	w         *walk
+	speed     int           // how likely its calls are to be next; machines differ
 	asleep    chan struct{} // not nil while its machine is suspended
 	slept     bool          // it ever was
 	sleptLong bool
@@ -121,7 +123,7 @@ func (g *gate) Delete(ctx context.Context, name string) error {
 
 // start runs an actor.
 func (w *walk) start(name string, run func(a *actor, r *Repository) error) {
-	a := &actor{name: name, w: w}
+	a := &actor{name: name, w: w, speed: 1 << w.rng.IntN(7)}
 	w.running++
 	go func() {
 		err := run(a, w.tr.open(&gate{w.tr.mem, a}))
@@ -213,7 +215,7 @@ func (w *walk) count(n *int) {
 }
 
 func (w *walk) pruner(a *actor, r *Repository) error {
-	for range 3 {
+	for range 5 {
 		rep, plan, err := prune(context.Background(), r, PruneOptions{Grace: MinGrace, Level: chunk.LevelNone})
 		if errors.Is(err, ErrBusy) {
 			w.count(&w.tally.Busy)
@@ -234,18 +236,22 @@ func (w *walk) pruner(a *actor, r *Repository) error {
 // forgetter forgets snapshots and brings some back.
 func (w *walk) forgetter(a *actor, r *Repository) error {
 	ctx := context.Background()
-	for range 4 {
+	for range 5 {
 		refs, err := r.Snapshots(ctx)
 		if err != nil {
 			return err
 		}
 		if len(refs) > 0 {
-			if err := r.Forget(ctx, refs[:1]); err != nil && !errors.Is(err, storage.ErrNotExist) { // a checkpoint that its writer removed
+			n := 1
+			if w.chance(50) {
+				n = len(refs)
+			}
+			if err := r.Forget(ctx, refs[:n]); err != nil && !errors.Is(err, storage.ErrNotExist) { // a checkpoint that its writer removed
 				return err
 			}
 		}
 		time.Sleep(30 * time.Minute)
-		if w.chance(50) {
+		if w.chance(30) {
 			refs, err := r.Forgotten(ctx)
 			if err != nil {
 				return err
@@ -321,7 +327,8 @@ func (w *walk) run() {
 		dice := w.rng.IntN(100)
 		switch {
 		case len(ready) == 0 || dice < 4:
-			d := jumps[w.rng.IntN(len(jumps))]
+			// The longer, the rarer.
+			d := jumps[min(w.rng.IntN(len(jumps)), w.rng.IntN(len(jumps)))]
 			var wake *actor
 			for _, c := range w.parked {
 				if c.a.asleep != nil && (len(ready) == 0 || w.rng.IntN(2) == 0) {
@@ -334,7 +341,7 @@ func (w *walk) run() {
 				w.wake(wake)
 			}
 			continue
-		case dice < 6:
+		case dice < 6 && w.rng.IntN(w.wakeful) == 0:
 			a := ready[w.rng.IntN(len(ready))].a
 			a.asleep, a.slept, a.sleptAt = make(chan struct{}), true, time.Now()
 			w.tally.Suspensions++
@@ -342,7 +349,17 @@ func (w *walk) run() {
 			w.mu.Unlock()
 			continue
 		}
-		c := ready[w.rng.IntN(len(ready))]
+		sum := 0
+		for _, c := range ready {
+			sum += c.a.speed
+		}
+		next := w.rng.IntN(sum)
+		c := ready[0]
+		for _, c = range ready {
+			if next -= c.a.speed; next < 0 {
+				break
+			}
+		}
 		w.parked = slices.DeleteFunc(w.parked, func(o *call) bool { return o == c })
 		w.tally.Calls++
 		w.trace = append(w.trace, fmt.Sprintf("%s %s: %s", time.Now().Format("02 15:04"), c.a.name, c.what))
@@ -405,7 +422,7 @@ func TestInterleavings(t *testing.T) {
 	for seed := first; seed < first+n; seed++ {
 		synctest.Test(t, func(t *testing.T) {
 			tr := base.at(t, base.mem.Clone())
-			w := &walk{t: t, tr: tr, rng: rand.New(rand.NewPCG(seed, 1)), seed: seed, committed: map[SnapshotRef]bool{}, tally: &sum}
+			w := &walk{t: t, tr: tr, rng: rand.New(rand.NewPCG(seed, 1)), seed: seed, committed: map[SnapshotRef]bool{}, tally: &sum, wakeful: 1 + int(seed%40)}
 			for _, c := range []content{{words("a", "b")}, {words("b", "c")}, {words("c", "d", "e")}} {
 				w.committed[tr.backup(c)] = true
 			}

@@ -49,16 +49,18 @@ type leaseRecord struct {
 	Renewed time.Time `json:"renewed"`
 	Seen    []string  `json:"seen"` // ids of condemned lists
 
-	names  []string // of its objects
-	damage error    // it can't be read; ID is its object's name
+	asOf   time.Time // when the leases were about to be read; others have been renewed since
+	names  []string  // of its objects
+	damage error     // it can't be read; ID is its object's name
 }
 
-// dead reports whether others may take the lease for abandoned.
-func (l *leaseRecord) dead(now time.Time) bool {
+// dead reports whether others may take the lease for abandoned. It goes by the time when it was read: a
+// reader that slept since knows nothing of what was renewed meanwhile.
+func (l *leaseRecord) dead() bool {
 	if l.Kind == leasePrune && l.damage == nil {
-		return now.Sub(l.Renewed) > pruneDead
+		return l.asOf.Sub(l.Renewed) > pruneDead
 	}
-	return now.Sub(l.Renewed) > leaseDead
+	return l.asOf.Sub(l.Renewed) > leaseDead
 }
 
 // lease is this process's own lease.
@@ -229,6 +231,7 @@ func (l *lease) remove(ctx context.Context) error {
 // read may be anybody's: it counts as a live prune's, and so holds up whatever removes things, until the
 // backend says that it is too old for that. Where the backend has no times, a person must remove it.
 func (r *Repository) leases(ctx context.Context) ([]leaseRecord, error) {
+	asOf := time.Now()
 	byID := map[string]leaseRecord{}
 	objects, damaged, err := r.readAll(ctx, leasesDir)
 	if err != nil {
@@ -258,6 +261,9 @@ func (r *Repository) leases(ctx context.Context) ([]leaseRecord, error) {
 		}
 		out = append(out, l)
 	}
+	for i := range out {
+		out[i].asOf = asOf
+	}
 	slices.SortFunc(out, func(a, b leaseRecord) int { return strings.Compare(a.ID, b.ID) })
 	return out, nil
 }
@@ -265,7 +271,7 @@ func (r *Repository) leases(ctx context.Context) ([]leaseRecord, error) {
 // busy returns ErrBusy if another prune's lease is live.
 func busy(leases []leaseRecord, own string) error {
 	for _, l := range leases {
-		if l.Kind == leasePrune && l.ID != own && !l.dead(time.Now()) {
+		if l.Kind == leasePrune && l.ID != own && !l.dead() {
 			if l.damage != nil {
 				return fmt.Errorf("%w, or was: %w", ErrBusy, l.damage)
 			}

@@ -70,6 +70,7 @@ type PrunePlan struct {
 
 	r       *Repository
 	o       PruneOptions
+	start   time.Time // before the leases were read
 	lease   *lease
 	index   *index.Index
 	used    *index.Set[index.BlobRef] // one copy of each blob
@@ -125,6 +126,7 @@ func (r *Repository) PlanPrune(ctx context.Context, o PruneOptions) (p *PrunePla
 			p = nil
 		}
 	}()
+	p.start = time.Now()
 	// Leases before snapshots: a writer whose lease is gone by now has stored its manifest.
 	leases, err := r.leases(ctx)
 	if err != nil {
@@ -133,9 +135,8 @@ func (r *Repository) PlanPrune(ctx context.Context, o PruneOptions) (p *PrunePla
 	if err := busy(leases, l.ID); err != nil {
 		return p, err
 	}
-	now := time.Now()
 	for _, other := range leases {
-		if other.dead(now) {
+		if other.dead() {
 			p.dead = append(p.dead, other.names...)
 		}
 	}
@@ -263,8 +264,7 @@ func (p *PrunePlan) choose(ctx context.Context, leases []leaseRecord, lists []co
 		p.keep = append(p.keep, c.id)
 	}
 	slices.Sort(p.repack) // in their order in the repository: locality survives
-	now := time.Now()
-	writing := p.o.Grace > 0 && slices.ContainsFunc(leases, func(l leaseRecord) bool { return l.Kind == leaseWriter && !l.dead(now) })
+	writing := p.o.Grace > 0 && slices.ContainsFunc(leases, func(l leaseRecord) bool { return l.Kind == leaseWriter && !l.dead() })
 	for id, size := range stored {
 		if condemned[id] || writing { // a writer is at work: what no index lists is mostly its own
 			continue
@@ -300,12 +300,11 @@ func (p *PrunePlan) goneBySweep() map[index.PackID]bool {
 // chooseLists decides which condemned lists can be acted on, and returns the packs of all of them that
 // nothing needs. Packs that are needed again are absolved: they count as any other.
 func (p *PrunePlan) chooseLists(leases []leaseRecord, lists []condemnedList, stored map[index.PackID]int64) map[index.PackID]bool {
-	now := time.Now()
 	condemned := map[index.PackID]bool{}
 	for _, list := range lists {
-		ready := now.Sub(list.Time) >= p.o.Grace
+		ready := p.start.Sub(list.Time) >= p.o.Grace
 		for _, l := range leases {
-			if p.o.Grace > 0 && l.Kind == leaseWriter && !l.dead(now) && !slices.Contains(l.Seen, list.ID) {
+			if p.o.Grace > 0 && l.Kind == leaseWriter && !l.dead() && !slices.Contains(l.Seen, list.ID) {
 				ready = false
 			}
 		}

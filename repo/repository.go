@@ -213,7 +213,7 @@ func (r *Repository) LoadIndex(ctx context.Context) error {
 		return ctx.Err()
 	}
 	for attempt := 0; ; attempt++ {
-		again, err := r.loadIndexOnce(ctx)
+		again, err := r.loadIndexOnce(ctx, attempt > 0)
 		if err != nil || !again {
 			return err
 		}
@@ -223,8 +223,9 @@ func (r *Repository) LoadIndex(ctx context.Context) error {
 	}
 }
 
-// loadIndexOnce reports whether a segment vanished between listing and reading.
-func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) {
+// loadIndexOnce reports whether a segment vanished between listing and reading. With anew, it keeps
+// nothing of what was loaded before.
+func (r *Repository) loadIndexOnce(ctx context.Context, anew bool) (again bool, err error) {
 	condemned, err := r.condemnedLists(ctx)
 	if err != nil {
 		return false, err
@@ -246,10 +247,11 @@ func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) 
 	r.mu.Lock()
 	x, have := r.index, r.segments
 	for id := range have {
-		if _, ok := listed[id]; !ok {
-			x, have = index.New(), map[index.SegmentID]bool{}
-			break
-		}
+		_, ok := listed[id]
+		anew = anew || !ok
+	}
+	if anew {
+		x, have = index.New(), map[index.SegmentID]bool{}
 	}
 	var missing []index.SegmentID
 	var bytes int64
@@ -260,6 +262,13 @@ func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) 
 		}
 	}
 	r.mu.Unlock() // readers go on with the old index meanwhile
+	// Before any pack is added: a segment that vanishes ends this attempt, and with the next one the list
+	// may be gone, acted on, while x has packs of it.
+	for _, list := range condemned {
+		for _, pack := range list.packs {
+			x.Condemn(pack)
+		}
+	}
 	x.Reserve(int(bytes / segmentBlobBytes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(loadWorkers)
@@ -282,11 +291,6 @@ func (r *Repository) loadIndexOnce(ctx context.Context) (again bool, err error) 
 			return true, nil
 		}
 		return false, err
-	}
-	for _, list := range condemned {
-		for _, pack := range list.packs {
-			x.Condemn(pack)
-		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -22,8 +22,6 @@ type std struct {
 	out, err io.Writer
 }
 
-func (s std) inTerminal() bool { return isTerminal(s.in) && isTerminal(s.err) }
-
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))

@@ -31,8 +31,8 @@ func (a *app) forgetCommand() *cli.Command {
 	return &cli.Command{
 		Name: "forget", Usage: "take old snapshots out of the list", ArgsUsage: "[SNAPSHOT...]",
 		Description: `Keeps what the rules ask for and forgets the rest, or forgets the snapshots named. The newest complete snapshot of an instance is
-never forgotten by rules, nor one that is held; a checkpoint goes when a newer snapshot is complete. What was forgotten comes back by wtsnap
-undelete until a prune has freed its space.
+never forgotten by rules, nor one that is held; a checkpoint goes when a newer snapshot is complete. What was forgotten
+comes back by wtsnap undelete until a prune has freed its space.
 
 Examples:
 

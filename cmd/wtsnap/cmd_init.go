@@ -75,7 +75,7 @@ func (a *app) firstPassword(c *cli.Context) (password []byte, keyFile string, er
 		password, err = a.password(a.ctx)
 		return password, "", err
 	}
-	if a.std.inTerminal() {
+	if a.interactive() {
 		password, err = a.newPassword(a.ctx, shownRepo(a.g.repo))
 		return password, "", err
 	}

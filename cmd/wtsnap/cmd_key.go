@@ -60,7 +60,7 @@ func (a *app) secondPassword(c *cli.Context) ([]byte, error) {
 		return readPasswordFile(file)
 	case key != "":
 		return writeKeyFile(key)
-	case a.std.inTerminal():
+	case a.interactive():
 		return a.newPassword(a.ctx, shownRepo(a.g.repo))
 	}
 	return nil, usagef("--new-password-file FILE or --new-key-file FILE", "no new password was given")

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"fmt"
 	"io"
 	"os"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -141,7 +139,7 @@ func (a *app) restore(c *cli.Context) error {
 	if err := r.LoadIndex(a.ctx); err != nil {
 		return fmt.Errorf("loading the index: %w", err)
 	}
-	if o.Delete && !o.Yes && !o.DryRun && a.std.inTerminal() {
+	if o.Delete && !o.Yes && !o.DryRun && a.interactive() {
 		if o.Yes, err = a.confirmDelete(r, o); err != nil || !o.Yes {
 			return err
 		}
@@ -166,14 +164,12 @@ func (a *app) confirmDelete(r *repo.Repository, o snapshot.RestoreOptions) (bool
 		}
 		a.say(fmt.Sprintf("  %s  (%s, %s)", shown(d.Path), plural(d.Entries, "entry", "entries"), size(d.Bytes)))
 	}
-	text := fmt.Sprintf("These %s (%s) are not in the snapshot. Remove them? [y/N] ", plural(rep.Delete.Entries, "entry", "entries"), size(rep.Delete.Bytes))
+	question := fmt.Sprintf("These %s (%s) are not in the snapshot. Remove them?", plural(rep.Delete.Entries, "entry", "entries"), size(rep.Delete.Bytes))
 	if rep.Delete.Refused != "" {
-		text = "Careful: " + rep.Delete.Refused + ". " + text
+		question = "Careful: " + rep.Delete.Refused + ". " + question
 	}
-	fmt.Fprint(a.std.err, text)
-	answer, _ := bufio.NewReader(a.std.in).ReadString('\n')
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer == "y" || answer == "yes" {
-		return true, nil
+	if yes, err := a.askYes(question); yes || err != nil {
+		return yes, err
 	}
 	return false, &statusError{exitFailed, "restoring: nothing was done, because you did not agree", "leave --delete out to keep them", nil}
 }

@@ -205,6 +205,9 @@ func message(err error) string {
 	if e, ok := errors.AsType[*storage.Error](err); ok && e.Kind == storage.ErrConfig && e.Err != nil {
 		text = strings.Replace(text, e.Error(), e.Err.Error(), 1)
 	}
+	if e, ok := errors.AsType[*storage.Error](err); ok && e.Name != "" { // said twice: by who asked, and by the storage
+		text = strings.Replace(text, e.Name+": "+e.Op+" "+e.Name+": ", e.Name+": ", 1)
+	}
 	text = strings.Replace(text, missingPath+": "+fs.ErrNotExist.Error(), missingPath, 1)
 	return strings.TrimSpace(text)
 }

@@ -8,11 +8,28 @@ package main
 import (
 	"context"
 	"os"
+	"runtime"
+	"runtime/debug"
 )
 
-func main() {
+// How much garbage may pile up, unless GOGC says otherwise: gcPercent of what is alive, and of ballast bytes, which are
+// never touched and so take no memory. What is alive is mostly packs and buffers without a pointer in them, which cost
+// nothing to collect: 25 instead of Go's 100 takes a quarter off the peak memory of a backup, and no time that can be
+// measured. Without the ballast a small heap would be collected all the time.
+const (
+	gcPercent = 25
+	ballast   = 64 << 20
+)
+
+func main() { os.Exit(mainCode()) }
+
+func mainCode() int {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+		defer runtime.KeepAlive(make([]byte, ballast))
+	}
 	ctx, stop := withSignals(context.Background())
 	code := run(ctx, std{os.Stdin, os.Stdout, os.Stderr}, os.Args)
 	stop()
-	os.Exit(code)
+	return code
 }

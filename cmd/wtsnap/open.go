@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -117,5 +118,6 @@ func (a *app) openRepo() (*repo.Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the repository %s: %w", shownRepo(a.g.repo), err)
 	}
+	debug.FreeOSMemory() // a password's key derivation took 64 MiB, which nothing needs any more
 	return r, nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -35,7 +36,7 @@ func (a *app) password(ctx context.Context) ([]byte, error) {
 			return readPasswordFile(file)
 		}
 	}
-	if a.std.inTerminal() {
+	if a.interactive() {
 		return a.ask("password of " + shownRepo(a.g.repo) + ": ")
 	}
 	return nil, usagef("-p FILE, or export WTSNAP_PASSWORD_FILE=FILE", "no password: neither a file, a command nor WTSNAP_PASSWORD is set, and there is no terminal to ask at")
@@ -57,36 +58,83 @@ func (a *app) newPassword(ctx context.Context, of string) ([]byte, error) {
 	return first, nil
 }
 
+// terminal opens the user's terminal, which is not always what standard input is: pg_dump | wtsnap backup. It is nil where
+// nobody sits: neither standard input nor standard error is one.
+func (a *app) terminal() *os.File {
+	if !isTerminal(a.std.in) && !isTerminal(a.std.err) {
+		return nil
+	}
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return nil
+	}
+	return tty
+}
+
+// interactive reports whether there is somebody to ask.
+func (a *app) interactive() bool {
+	tty := a.terminal()
+	if tty != nil {
+		_ = tty.Close()
+	}
+	return tty != nil
+}
+
 // ask reads a password at the terminal.
 func (a *app) ask(prompt string) ([]byte, error) {
-	fmt.Fprint(a.std.err, prompt)
-	fd := int(a.std.in.(*os.File).Fd())
+	text, err := a.atTerminal(prompt, func(tty *os.File) ([]byte, error) {
+		text, err := term.ReadPassword(int(tty.Fd()))
+		fmt.Fprintln(tty)
+		return text, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("asking for the password: %w", err)
+	}
+	if len(text) == 0 {
+		return nil, usagef("type a password", "the password is empty")
+	}
+	return text, nil
+}
+
+// askYes asks a question whose answer is no unless it is yes.
+func (a *app) askYes(question string) (bool, error) {
+	text, err := a.atTerminal(question+" [y/N] ", func(tty *os.File) ([]byte, error) {
+		return bufio.NewReader(tty).ReadBytes('\n')
+	})
+	answer := strings.ToLower(string(bytes.TrimSpace(text)))
+	return answer == "y" || answer == "yes", err
+}
+
+// atTerminal prints a prompt at the terminal and reads the answer, or ends with the run.
+func (a *app) atTerminal(prompt string, read func(tty *os.File) ([]byte, error)) ([]byte, error) {
+	tty := a.terminal()
+	if tty == nil {
+		return nil, errors.New("there is no terminal")
+	}
+	defer tty.Close()
+	state, err := term.GetState(int(tty.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprint(tty, printable(prompt))
 	type answer struct {
 		text []byte
 		err  error
 	}
-	state, err := term.GetState(fd)
-	if err != nil {
-		return nil, fmt.Errorf("asking for the password: %w", err)
-	}
 	c := make(chan answer, 1)
 	go func() {
-		text, err := term.ReadPassword(fd)
+		text, err := read(tty)
 		c <- answer{text, err}
 	}()
 	select {
 	case got := <-c:
-		fmt.Fprintln(a.std.err)
-		if errors.Is(got.err, io.EOF) || got.err == nil && len(got.text) == 0 {
-			return nil, usagef("type a password", "the password is empty")
+		if errors.Is(got.err, io.EOF) { // Ctrl-D: as if nothing had been typed
+			got.err = nil
 		}
-		if got.err != nil {
-			return nil, fmt.Errorf("asking for the password: %w", got.err)
-		}
-		return got.text, nil
+		return got.text, got.err
 	case <-a.ctx.Done():
-		_ = term.Restore(fd, state) // the echo comes back
-		fmt.Fprintln(a.std.err)
+		_ = term.Restore(int(tty.Fd()), state) // the echo comes back
+		fmt.Fprintln(tty)
 		return nil, context.Cause(a.ctx)
 	}
 }

@@ -183,7 +183,7 @@ func (s *progress) startBar() {
 	s.bar = s.bars.New(0, mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding(" ").Rbound("]"),
 		mpb.BarRemoveOnComplete(), mpb.BarBtmExtender(path),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return s.what + " " })),
-		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return s.last().text() })))
+		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return s.last().text() + s.moved() })))
 }
 
 // text is the status in one line: "41%  1.2 GiB of 3 GiB  812 files  95 MiB/s  19s left".
@@ -210,7 +210,15 @@ func (st status) text() string {
 }
 
 func (s *progress) plainLine(st status) {
-	s.print("wtsnap: " + s.what + ":" + st.text() + "\n")
+	s.print("wtsnap: " + s.what + ":" + st.text() + s.moved() + "\n")
+}
+
+// moved is what went over the network, of a backup: what is read waits for it.
+func (s *progress) moved() string {
+	if n := s.last().Transferred; n > 0 && s.what == "backing up" {
+		return "  " + size(n) + " uploaded"
+	}
+	return ""
 }
 
 // jsonLine writes one object on one line.

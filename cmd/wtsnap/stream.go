@@ -46,10 +46,14 @@ func (s *stream) add(item any) error {
 // finish ends the document: the members of tail, then how the command failed.
 func (s *stream) finish(tail any, failure *jsonError) error {
 	s.w.WriteByte(']')
-	for _, part := range []any{tail, map[string]*jsonError{"error": failure}} {
-		if part == nil || failure == nil && part != tail {
-			continue
-		}
+	parts := []any{}
+	if tail != nil {
+		parts = append(parts, tail)
+	}
+	if failure != nil {
+		parts = append(parts, map[string]*jsonError{"error": failure})
+	}
+	for _, part := range parts {
 		text, err := json.Marshal(part)
 		if err != nil {
 			return err

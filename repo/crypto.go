@@ -24,6 +24,7 @@ const (
 	contextSeal       = "wtsnap 2026-11-23 seal"
 	contextPolynomial = "wtsnap 2026-11-23 chunker polynomial"
 	contextNames      = "wtsnap 2026-11-23 object names"
+	contextKeyCheck   = "wtsnap 2026-11-23 key check"
 )
 
 const (
@@ -122,9 +123,9 @@ func padme(n int) int {
 // objectVersion is the first byte of every sealed object, and part of what is authenticated.
 const objectVersion = 1
 
-// objectAD binds a sealed object to its full name.
+// objectAD binds a sealed object to its full name; a forgotten manifest to the name that it had.
 func objectAD(name string) []byte {
-	return append([]byte{objectVersion}, "wtsnap object\x00"+name...)
+	return append([]byte{objectVersion}, "wtsnap object\x00"+canonicalName(name)...)
 }
 
 // sealObject makes the bytes of a small object (anything but a pack): version byte, then sealed:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -81,14 +82,21 @@ func isKeyFile(password []byte) bool {
 // keyObject is the content of keys/ID, JSON: the master key, sealed by a key that comes from a
 // password.
 type keyObject struct {
-	Version int       `json:"version"`
-	KDF     string    `json:"kdf"` // "argon2id", or "blake3" for a key file
-	Time    uint32    `json:"time,omitempty"`
-	Memory  uint32    `json:"memory_kib,omitempty"`
-	Threads uint8     `json:"threads,omitempty"`
-	Salt    []byte    `json:"salt"`
-	Sealed  []byte    `json:"sealed"` // nonce, then master key and KeyInfo as JSON
-	Made    time.Time `json:"created"`
+	Version int `json:"version"`
+	// ID is the object's name: keys that were swapped are noticed without their passwords. Repository is
+	// config.ID: a config that is lost can be made again.
+	ID         string    `json:"id"`
+	Repository string    `json:"repository"`
+	KDF        string    `json:"kdf"` // "argon2id", or "blake3" for a key file
+	Time       uint32    `json:"time,omitempty"`
+	Memory     uint32    `json:"memory_kib,omitempty"`
+	Threads    uint8     `json:"threads,omitempty"`
+	Salt       []byte    `json:"salt"`
+	Sealed     []byte    `json:"sealed"` // nonce, then master key and KeyInfo as JSON
+	Made       time.Time `json:"created"`
+	// Check is keyed BLAKE3-256 of ad and Sealed, under a key from the master key: whoever has the repository
+	// open can tell whether the keys of other passwords are whole.
+	Check []byte `json:"check"`
 }
 
 // KeyInfo describes a key object; all but ID is sealed in it.
@@ -126,10 +134,42 @@ func (k *keyObject) wrappingKey(password []byte) ([]byte, error) {
 	return nil, fmt.Errorf("unknown key derivation %q", k.KDF)
 }
 
-// keyAD binds a key object to its repository and to its parameters.
-func (k *keyObject) ad(repository string) []byte {
-	return fmt.Appendf(nil, "wtsnap key\x00%s\x00%d\x00%s\x00%d\x00%d\x00%d\x00%x",
-		repository, k.Version, k.KDF, k.Time, k.Memory, k.Threads, k.Salt)
+// ad binds what is sealed to all else that the key object says.
+func (k *keyObject) ad() []byte {
+	return fmt.Appendf(nil, "wtsnap key\x00%s\x00%s\x00%d\x00%s\x00%d\x00%d\x00%d\x00%x\x00%s",
+		k.Repository, k.ID, k.Version, k.KDF, k.Time, k.Memory, k.Threads, k.Salt, k.Made.UTC().Format(time.RFC3339Nano))
+}
+
+func (k *keyObject) check(master [keySize]byte) []byte {
+	var key [keySize]byte
+	blake3.DeriveKey(contextKeyCheck, master[:], key[:])
+	h, err := blake3.NewKeyed(key[:])
+	if err != nil {
+		panic(err) // the key has 32 bytes
+	}
+	_, _ = h.Write(k.ad())
+	_, _ = h.Write(k.Sealed)
+	return h.Sum(nil)[:32]
+}
+
+// decodeKeyObject decodes the key object of that name and checks that it is what its name says.
+func decodeKeyObject(repository, name string, data []byte) (*keyObject, error) {
+	damage := func(kind, detail string, err error) error {
+		return &DamageError{Kind: kind, Object: name, Detail: detail, Err: err}
+	}
+	var k keyObject
+	if err := strictJSON(data, &k); err != nil {
+		return nil, damage(DamageDecode, "is no key object", err)
+	}
+	switch {
+	case k.Version != 1:
+		return nil, damage(DamageDecode, "is no key object that this program knows", &FormatError{Version: k.Version, Supported: 1})
+	case keysDir+k.ID != name:
+		return nil, damage(DamageOpen, fmt.Sprintf("is the key %q under another name", k.ID), nil)
+	case k.Repository != repository:
+		return nil, damage(DamageOpen, fmt.Sprintf("is a key of the repository %q, not of %s", k.Repository, repository), nil)
+	}
+	return &k, nil
 }
 
 // newKeyObject wraps master.
@@ -144,7 +184,7 @@ func newKeyObject(repository string, master [keySize]byte, password []byte, p KD
 	if err != nil {
 		return "", nil, err
 	}
-	k := keyObject{Version: 1, KDF: kdfArgon2id, Time: p.Time, Memory: p.Memory, Threads: p.Threads,
+	k := keyObject{Version: 1, ID: hex.EncodeToString(id[:]), Repository: repository, KDF: kdfArgon2id, Time: p.Time, Memory: p.Memory, Threads: p.Threads,
 		Salt: make([]byte, 32), Made: time.Now().UTC().Truncate(time.Second)}
 	if isKeyFile(password) {
 		k.KDF, k.Time, k.Memory, k.Threads = kdfKeyFile, 0, 0, 0
@@ -154,7 +194,7 @@ func newKeyObject(repository string, master [keySize]byte, password []byte, p KD
 	}
 	host, _ := os.Hostname() // a label for people; empty is fine
 	plain, err := json.Marshal(sealedKey{Master: master[:], Info: KeyInfo{
-		ID: hex.EncodeToString(id[:]), Label: label, Host: host, User: os.Getenv("USER"), Created: k.Made}})
+		ID: k.ID, Label: label, Host: host, User: os.Getenv("USER"), Created: k.Made}})
 	if err != nil {
 		return "", nil, err
 	}
@@ -170,41 +210,42 @@ func newKeyObject(repository string, master [keySize]byte, password []byte, p KD
 	if _, err := io.ReadFull(rand.Reader, nonce); err != nil {
 		return "", nil, fmt.Errorf("reading random bytes: %w", err)
 	}
-	k.Sealed = aead.Seal(nonce, nonce, plain, k.ad(repository))
+	k.Sealed = aead.Seal(nonce, nonce, plain, k.ad())
+	k.Check = k.check(master)
 	data, err := json.MarshalIndent(k, "", " ")
-	return hex.EncodeToString(id[:]), append(data, '\n'), err
+	return keysDir + k.ID, append(data, '\n'), err
 }
 
-// openKeyObject returns the master key, or ErrWrongPassword.
-func openKeyObject(repository string, data, password []byte) (*sealedKey, error) {
-	var k keyObject
-	if err := strictJSON(data, &k); err != nil {
-		return nil, err
+// openKeyObject returns the master key: ErrWrongPassword, *DamageError.
+func openKeyObject(repository, name string, data, password []byte) (*sealedKey, error) {
+	damage := func(detail string, err error) error {
+		return &DamageError{Kind: DamageDecode, Object: name, Detail: detail, Err: err}
 	}
-	if k.Version != 1 {
-		return nil, &FormatError{Version: k.Version, Supported: 1}
+	k, err := decodeKeyObject(repository, name, data)
+	if err != nil {
+		return nil, err
 	}
 	if (k.KDF == kdfKeyFile) != isKeyFile(password) {
 		return nil, ErrWrongPassword // spares the cost of trying
 	}
 	wrap, err := k.wrappingKey(password)
 	if err != nil {
-		return nil, err
+		return nil, damage("can't be tried", err)
 	}
 	aead, err := chacha20poly1305.NewX(wrap)
 	if err != nil {
 		return nil, err
 	}
 	if len(k.Sealed) < Overhead {
-		return nil, errors.New("the sealed key is too short")
+		return nil, damage("its sealed part is too short", nil)
 	}
-	plain, err := aead.Open(nil, k.Sealed[:nonceSize], k.Sealed[nonceSize:], k.ad(repository))
+	plain, err := aead.Open(nil, k.Sealed[:nonceSize], k.Sealed[nonceSize:], k.ad())
 	if err != nil {
 		return nil, ErrWrongPassword
 	}
 	var s sealedKey
 	if err := strictJSON(plain, &s); err != nil || len(s.Master) != keySize {
-		return nil, errors.New("the key object holds no master key")
+		return nil, damage("holds no master key", err)
 	}
 	return &s, nil
 }
@@ -264,33 +305,33 @@ func (r *Repository) readKeyObject(ctx context.Context, name string) (*keyObject
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
-	var k keyObject
-	if err := strictJSON(data, &k); err != nil {
-		return nil, &DamageError{Kind: DamageDecode, Object: name, Detail: "is no key object", Err: err}
+	k, err := decodeKeyObject(r.config.ID, name, data)
+	if err == nil && subtle.ConstantTimeCompare(k.Check, k.check(r.master)) != 1 {
+		err = &DamageError{Kind: DamageHash, Object: name, Detail: "is not what was written, or wraps another master key"}
 	}
-	return &k, nil
+	return k, err
 }
 
 // AddKey adds a password and returns what describes it.
 func (r *Repository) AddKey(ctx context.Context, password []byte, p KDFParams, label string) (KeyInfo, error) {
-	id, data, err := newKeyObject(r.config.ID, r.master, password, p, label)
+	name, data, err := newKeyObject(r.config.ID, r.master, password, p, label)
 	if err != nil {
 		return KeyInfo{}, err
 	}
-	s, err := openKeyObject(r.config.ID, data, password)
+	s, err := openKeyObject(r.config.ID, name, data, password)
 	if err != nil {
 		return KeyInfo{}, fmt.Errorf("verifying the new key before it is stored: %w", err)
 	}
-	if _, err := r.st.Put(ctx, keysDir+id, data); err != nil {
+	if _, err := r.st.Put(ctx, name, data); err != nil {
 		return KeyInfo{}, fmt.Errorf("storing the key: %w", err)
 	}
 	// Without a key all is lost: see that it is there before another one may be removed.
-	got, err := r.st.Get(ctx, keysDir+id, 0, -1, nil)
+	got, err := r.st.Get(ctx, name, 0, -1, nil)
 	if err != nil {
 		return KeyInfo{}, fmt.Errorf("reading the new key back: %w", err)
 	}
 	if !bytes.Equal(got, data) {
-		return KeyInfo{}, &DamageError{Kind: DamageHash, Object: keysDir + id, Detail: "is not what was stored a moment ago"}
+		return KeyInfo{}, &DamageError{Kind: DamageHash, Object: name, Detail: "is not what was stored a moment ago"}
 	}
 	return s.Info, nil
 }
@@ -309,7 +350,7 @@ func (r *Repository) RemoveKey(ctx context.Context, id string) error {
 		if name == keysDir+id {
 			continue
 		}
-		if _, err := r.readKeyObject(ctx, name); err == nil { // as far as can be told without its password
+		if _, err := r.readKeyObject(ctx, name); err == nil {
 			return r.st.Delete(ctx, keysDir+id)
 		}
 	}

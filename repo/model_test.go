@@ -182,9 +182,15 @@ func reopen(r *Repository, st storage.Storage) *Repository {
 
 // at returns the test repository with other objects in it; the referee's rules hold there as well.
 func (tr *testRepo) at(t testing.TB, m *mem.Storage) *testRepo {
-	c := &testRepo{t: t, mem: m, pass: tr.pass, r: tr.r}
+	c := tr.bare(t, m)
 	c.st = storagetest.NewReferee(t, m, c.writeOrder)
-	c.r = reopen(tr.r, c.st)
+	return c
+}
+
+// bare is at without a referee, for repositories that are damaged.
+func (tr *testRepo) bare(t testing.TB, m *mem.Storage) *testRepo {
+	c := &testRepo{t: t, mem: m, st: m, pass: tr.pass}
+	c.r = reopen(tr.r, m)
 	k := *tr.r.keys
 	k.codec = chunk.NewCodec(chunk.LevelFastest) // its pools belong to a synctest bubble
 	c.r.keys = &k

@@ -86,11 +86,11 @@ func Init(ctx context.Context, st storage.Storage, o InitOptions) (*Repository, 
 	if _, err := io.ReadFull(rand.Reader, master[:]); err != nil {
 		return nil, fmt.Errorf("reading random bytes: %w", err)
 	}
-	keyID, data, err := newKeyObject(c.ID, master, o.Password, o.KDF, o.Label)
+	keyName, data, err := newKeyObject(c.ID, master, o.Password, o.KDF, o.Label)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := st.Put(ctx, keysDir+keyID, data); err != nil {
+	if _, err := st.Put(ctx, keyName, data); err != nil {
 		return nil, fmt.Errorf("storing the key: %w", err)
 	}
 	data, err = json.Marshal(c)
@@ -148,15 +148,12 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 		if err != nil {
 			return nil, fmt.Errorf("reading %s: %w", name, err)
 		}
-		s, err := openKeyObject(c.ID, data, o.Password)
-		if err == nil && s.Info.ID != path.Base(name) {
-			err = fmt.Errorf("it is keys/%s under another name", s.Info.ID)
-		}
+		s, err := openKeyObject(c.ID, name, data, o.Password)
 		switch {
 		case errors.Is(err, ErrWrongPassword):
 			continue
 		case err != nil: // another key may open it
-			damaged = &DamageError{Kind: DamageDecode, Object: name, Detail: "is no key object", Err: err}
+			damaged = err
 			continue
 		}
 		r := &Repository{st: st, cached: o.Cached, config: c, key: s.Info, index: index.New(), loading: make(chan struct{}, 1),
@@ -356,7 +353,7 @@ func (r *Repository) readObject(ctx context.Context, name string) ([]byte, error
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
-	content, err := r.keys.openObject(canonicalName(name), data)
+	content, err := r.keys.openObject(name, data)
 	if err == nil {
 		return content, nil
 	}
@@ -365,16 +362,16 @@ func (r *Repository) readObject(ctx context.Context, name string) ([]byte, error
 	if again != nil {
 		return nil, errors.Join(err, fmt.Errorf("reading %s once more: %w", name, again))
 	}
-	return r.keys.openObject(canonicalName(name), data)
+	return r.keys.openObject(name, data)
 }
 
 // writeObject seals content, opens it again to be sure, and stores it.
 func (r *Repository) writeObject(ctx context.Context, name string, content []byte) error {
-	data, err := r.keys.sealObject(canonicalName(name), content)
+	data, err := r.keys.sealObject(name, content)
 	if err != nil {
 		return fmt.Errorf("sealing %s: %w", name, err)
 	}
-	if _, err := r.keys.openObject(canonicalName(name), data); err != nil {
+	if _, err := r.keys.openObject(name, data); err != nil {
 		return fmt.Errorf("verifying %s before it is stored: %w", name, err)
 	}
 	if _, err := r.cached.Put(ctx, name, data); err != nil {

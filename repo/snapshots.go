@@ -155,7 +155,7 @@ func (r *Repository) move(ctx context.Context, from, to string) error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", from, err)
 	}
-	if _, err := r.keys.openObject(canonicalName(from), data); err != nil {
+	if _, err := r.keys.openObject(from, data); err != nil {
 		return err
 	}
 	if _, err := r.cached.Put(ctx, to, data); err != nil {

@@ -310,14 +310,19 @@ func segmentName(id index.SegmentID) string { return indexDir + id.String() }
 
 // readSegment reads one index segment.
 func (r *Repository) readSegment(ctx context.Context, id index.SegmentID) ([]index.Pack, error) {
+	const hint = "the index can be rebuilt from the packs: wtsnap repair index"
 	data, err := r.readObject(ctx, segmentName(id))
 	if err != nil {
+		var d *DamageError
+		if errors.As(err, &d) && d.Hint == "" {
+			d.Hint = hint
+		}
 		return nil, err
 	}
 	packs, err := index.DecodeSegment(data)
 	if err != nil {
 		return nil, &DamageError{Kind: DamageDecode, Object: segmentName(id), Detail: "is no index segment", Err: err,
-			Hint: "the index can be rebuilt from the packs: wtsnap repair index"}
+			Hint: hint}
 	}
 	return packs, nil
 }

@@ -140,7 +140,7 @@ func (a *app) newCLI() *cli.App {
 		Commands: []*cli.Command{
 			a.initCommand(), a.backupCommand(), a.restoreCommand(),
 			a.snapshotsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.dumpCommand(),
-			a.forgetCommand(), a.undeleteCommand(), a.pruneCommand(), a.checkCommand(), a.statsCommand(),
+			a.forgetCommand(), a.undeleteCommand(), a.pruneCommand(), a.checkCommand(), a.repairCommand(), a.statsCommand(),
 			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.completionCommand(), a.versionCommand(),
 		},
 	}
@@ -221,6 +221,14 @@ func (a *app) result(doc any, text func(w io.Writer)) {
 	if !a.g.json && text != nil {
 		text(a.std.out)
 	}
+}
+
+// done is result of a command that is not asked for what it prints: -q silences it.
+func (a *app) done(doc any, text func(w io.Writer)) {
+	if a.g.quiet {
+		text = nil
+	}
+	a.result(doc, text)
 }
 
 // say prints a line on standard error, beside the progress.

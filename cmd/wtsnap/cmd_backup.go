@@ -217,12 +217,14 @@ func (a *app) backup(c *cli.Context) error {
 		}
 		doc := newBackupDoc(o, rep, a.requests(), time.Since(start))
 		text := func(w io.Writer) { printBackup(w, rep, doc) }
-		if rep.Snapshot == nil || a.g.quiet {
+		if rep.Snapshot == nil {
 			text = nil
 		}
-		a.result(doc, text)
+		a.done(doc, text)
 	}
-	if err := backupStatus(rep, err); err != nil {
+	err = interruption(a.ctx, backupStatus(rep, err), "backing up: interrupted before there was anything to make a checkpoint of",
+		"run the same command again: what was uploaded is not uploaded again")
+	if err != nil {
 		if is[*statusError](err) {
 			return err
 		}

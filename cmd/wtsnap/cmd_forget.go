@@ -300,7 +300,7 @@ func (a *app) undelete(c *cli.Context) error {
 	for _, ref := range refs {
 		doc.Snapshots = append(doc.Snapshots, ref.ID.String())
 	}
-	a.result(doc, func(w io.Writer) {
+	a.done(doc, func(w io.Writer) {
 		for _, ref := range refs {
 			fmt.Fprintf(w, "snapshot %s of %s is back\n", ref.ID.Short(), when(ref.Time))
 		}

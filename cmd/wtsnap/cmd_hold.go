@@ -78,7 +78,7 @@ func (a *app) hold(c *cli.Context) error {
 		}
 		doc.Snapshots = append(doc.Snapshots, s.Ref.ID.String())
 	}
-	a.result(doc, func(w io.Writer) {
+	a.done(doc, func(w io.Writer) {
 		for _, s := range snaps {
 			switch {
 			case release:

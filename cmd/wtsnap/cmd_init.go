@@ -52,7 +52,7 @@ Examples:
 				return fmt.Errorf("making a repository at %s: %w", shownRepo(a.g.repo), err)
 			}
 			doc := initDoc{r.ID(), shownRepo(a.g.repo), repo.FormatVersion, keyFile}
-			a.result(doc, func(w io.Writer) { printInit(w, doc) })
+			a.done(doc, func(w io.Writer) { printInit(w, doc) })
 			return nil
 		}),
 	}

@@ -82,7 +82,7 @@ func (a *app) keyAdd(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("adding a password: %w", err)
 	}
-	a.result(map[string]keyDoc{"key": newKeyDoc(info)}, func(w io.Writer) {
+	a.done(map[string]keyDoc{"key": newKeyDoc(info)}, func(w io.Writer) {
 		fmt.Fprintf(w, "added password %s; the others still work\n", info.ID[:8])
 	})
 	return nil
@@ -143,7 +143,7 @@ func (a *app) keyRemove(*cli.Context) error {
 	if err := r.RemoveKey(a.ctx, matches[0].ID); err != nil {
 		return fmt.Errorf("removing password %s: %w", matches[0].ID[:8], err)
 	}
-	a.result(map[string]keyDoc{"key": newKeyDoc(matches[0])}, func(w io.Writer) {
+	a.done(map[string]keyDoc{"key": newKeyDoc(matches[0])}, func(w io.Writer) {
 		fmt.Fprintf(w, "removed password %s\n", matches[0].ID[:8])
 	})
 	return nil
@@ -165,7 +165,7 @@ func (a *app) keyChange(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("changing the password: %w", err)
 	}
-	a.result(map[string]keyDoc{"key": newKeyDoc(info)}, func(w io.Writer) {
+	a.done(map[string]keyDoc{"key": newKeyDoc(info)}, func(w io.Writer) {
 		fmt.Fprintf(w, "the new password is %s; the old one opens nothing any more\n", info.ID[:8])
 	})
 	return nil

@@ -213,7 +213,8 @@ func (a *app) doRestore(r *repo.Repository, o snapshot.RestoreOptions) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("restoring snapshot %s: %w", o.Snapshot.Ref.ID.Short(), err)
+		err = fmt.Errorf("restoring snapshot %s: %w", o.Snapshot.Ref.ID.Short(), err)
+		return interruption(a.ctx, err, "restoring: interrupted; what was written stays", "run the same command again: it writes only what is missing")
 	}
 	return restoreStatus(rep, nil)
 }

@@ -60,7 +60,7 @@ func (a *app) changeTags(c *cli.Context, spec string, change func([]string) (add
 		return fmt.Errorf("reading the tags of snapshot %s: %w", s.Ref.ID.Short(), err)
 	}
 	s.Notes = notes[s.Ref.ID]
-	a.result(newSnapshotDoc(s), func(w io.Writer) {
+	a.done(newSnapshotDoc(s), func(w io.Writer) {
 		now := "no tags"
 		if tags := s.CurrentTags(); len(tags) > 0 {
 			now = strings.Join(tags, ", ")

@@ -86,7 +86,7 @@ func is[E error](err error) bool {
 }
 
 func isCanceled(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || is[*statusError](err)
+	return errors.Is(err, errInterrupted) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) || is[*statusError](err)
 }
 
 // isUsage reports whether the command line, the environment or the configuration must be corrected.
@@ -95,6 +95,14 @@ func isUsage(err error) bool {
 		is[*snapshot.AmbiguousError](err) || is[*snapshot.TimeError](err) || is[*snapshot.DurationError](err) ||
 		is[*snapshot.TagError](err) || is[*snapshot.TargetSpecError](err) || is[*snapshot.OwnerMapError](err) ||
 		is[*exclude.PatternError](err) || errors.Is(err, storage.ErrConfig)
+}
+
+// interruption makes of an error that the user brought about one that says what was kept and what to do; others come back.
+func interruption(ctx context.Context, err error, text, hint string) error {
+	if err != nil && context.Cause(ctx) == errInterrupted && isCanceled(err) && !is[*statusError](err) {
+		return &statusError{exitInterrupted, text, hint, nil}
+	}
+	return err
 }
 
 // backupStatus turns the report of a backup and its error into the error that the command ends with.

@@ -84,6 +84,7 @@ func TestBusy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	clearEnvironment(t)
 	t.Setenv("WTSNAP_PASSWORD", "x")
 	if code, _, errs := runArgs(t, "-r", dir, "prune"); code != exitBusy || !strings.Contains(errs, "another prune is running") {
 		t.Errorf("beside another prune: %d, %s", code, errs)
@@ -93,6 +94,16 @@ func TestBusy(t *testing.T) {
 	}
 	if code, _, errs := runArgs(t, "-r", dir, "prune"); code != exitOK {
 		t.Errorf("after the other prune: %d, %s", code, errs)
+	}
+}
+
+// clearEnvironment takes the variables away that whoever runs the tests may have set.
+func clearEnvironment(t *testing.T) {
+	t.Helper()
+	for _, e := range os.Environ() {
+		if name, _, _ := strings.Cut(e, "="); strings.HasPrefix(name, "WTSNAP_") {
+			t.Setenv(name, "")
+		}
 	}
 }
 
@@ -106,9 +117,7 @@ func runArgs(t *testing.T, args ...string) (code int, out, errs string) {
 
 // TestEveryFailureIsOneDocument looks at what --json prints when a command fails early.
 func TestEveryFailureIsOneDocument(t *testing.T) {
-	for _, name := range []string{"WTSNAP_PASSWORD", "WTSNAP_PASSWORD_FILE", "WTSNAP_REPO", "WTSNAP_INSTANCE"} {
-		t.Setenv(name, "")
-	}
+	clearEnvironment(t)
 	a := &app{}
 	a.cli = a.newCLI()
 	commands := 0
@@ -142,6 +151,7 @@ func TestEveryFailureIsOneDocument(t *testing.T) {
 
 // TestHelpOfEveryCommand looks at what a first-time user reads.
 func TestHelpOfEveryCommand(t *testing.T) {
+	clearEnvironment(t)
 	a := &app{}
 	a.cli = a.newCLI()
 	eachPath(a.cli, func(path []*cli.Command) {

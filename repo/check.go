@@ -58,7 +58,8 @@ type checker struct {
 	rep *CheckReport
 
 	mu      sync.Mutex
-	present map[index.PackID]bool // packs that are there, with the right size
+	present map[index.PackID]bool  // packs that are there, with the right size
+	bad     map[index.BlobRef]bool // blobs of frames that were read and could not be
 }
 
 func (c *checker) problem(p Problem) {
@@ -96,7 +97,7 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 	if o.Workers <= 0 {
 		o.Workers = 2
 	}
-	c := &checker{r: r, o: o, rep: &CheckReport{}, present: map[index.PackID]bool{}}
+	c := &checker{r: r, o: o, rep: &CheckReport{}, present: map[index.PackID]bool{}, bad: map[index.BlobRef]bool{}}
 	// What the backend has counts here, not the cache's copy of it.
 	backend := storage.WithCaching(ctx, storage.CacheBypass)
 	// Snapshots before the index and the index before the packs: what is committed meanwhile is whole.
@@ -112,13 +113,14 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 	if err := c.packs(backend); err != nil {
 		return c.rep, err
 	}
+	// Packs before snapshots: what can't be read in them tells which snapshots are affected.
+	if err := c.readPacks(ctx); err != nil {
+		return c.rep, err
+	}
 	if err := c.snapshots(ctx, backend, refs); err != nil {
 		return c.rep, err
 	}
 	if err := c.others(backend); err != nil {
-		return c.rep, err
-	}
-	if err := c.readPacks(ctx); err != nil {
 		return c.rep, err
 	}
 	slices.SortStableFunc(c.rep.Problems, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })
@@ -219,11 +221,11 @@ func (c *checker) packs(ctx context.Context) error {
 		name := packName(info.ID)
 		switch {
 		case !ok:
-			c.problem(Problem{Kind: DamageMissing, Object: name, Detail: "the index lists this pack, but it is not there"})
+			c.problem(Problem{Kind: DamageMissing, Object: name, Detail: "the index lists this pack, but it is not there", Hint: healHint})
 		case got.size != info.Size:
-			c.problem(Problem{Kind: DamageSize, Object: name, Detail: fmt.Sprintf("has %d bytes, the index says %d", got.size, info.Size)})
+			c.problem(Problem{Kind: DamageSize, Object: name, Detail: fmt.Sprintf("has %d bytes, the index says %d", got.size, info.Size), Hint: healHint})
 		case got.hash != "" && info.Hash != "" && sameAlgorithm(got.hash, info.Hash) && got.hash != info.Hash:
-			c.problem(Problem{Kind: DamageHash, Object: name, Detail: fmt.Sprintf("the backend says that its hash is %s, it was stored with %s", got.hash, info.Hash)})
+			c.problem(Problem{Kind: DamageHash, Object: name, Detail: fmt.Sprintf("the backend says that its hash is %s, it was stored with %s", got.hash, info.Hash), Hint: healHint})
 		default:
 			c.present[info.ID] = true
 		}
@@ -240,55 +242,104 @@ func sameAlgorithm(a, b string) bool {
 	return ka == kb
 }
 
-// snapshots follows every snapshot to its blobs.
+// healHint says what to do about a pack that is damaged or gone.
+const healHint = "wtsnap repair packs gives it up; the next backup then stores anew what the sources still have"
+
+// snapshots follows every snapshot to its blobs. What several snapshots share is followed once; only if
+// something is missing is each one followed by itself, so that all that are affected are named.
 func (c *checker) snapshots(ctx, backend context.Context, refs []SnapshotRef) error {
 	c.rep.Snapshots = len(refs)
 	visited := index.NewSet[index.BlobRef](c.x.Len())
-	reported := map[index.Key]bool{}
+	lost := false
 	for _, ref := range refs {
-		data, err := c.r.Manifest(backend, ref)
-		if errors.Is(err, storage.ErrNotExist) {
-			continue // forgotten meanwhile
-		}
+		n, err := c.follow(ctx, backend, ref, visited, false)
 		if err != nil {
-			if err := c.damage(ref.name(), err); err != nil {
-				return err
-			}
-			continue
+			return err
 		}
-		var lost atomic.Int64
-		var example atomic.Pointer[chunk.ID]
-		err = c.o.References(ctx, data, func(kind index.Kind, id chunk.ID) bool {
-			first, whole := c.visit(visited, id)
-			if !whole {
-				lost.Add(1)
-				example.CompareAndSwap(nil, &id)
-				c.mu.Lock()
-				defer c.mu.Unlock()
-				if reported[index.KeyOf(id)] {
-					return false
-				}
-				reported[index.KeyOf(id)] = true
-			}
-			return first
-		})
-		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			for _, e := range flatten(err) {
-				if err := c.damage("snapshot "+ref.ID.Short(), e); err != nil {
-					return err
-				}
-			}
-		}
-		if n := lost.Load(); n > 0 {
-			c.problem(Problem{Kind: DamageBlobGone, Object: "snapshot " + ref.ID.Short(),
-				Detail: fmt.Sprintf("%d of its blobs can't be had, for example %s", n, example.Load().Short()),
-				Hint:   "a backup of the same data stores them again; packs that no index lists may hold them: wtsnap repair index"})
+		lost = lost || n > 0
+	}
+	if !lost {
+		return nil
+	}
+	for _, ref := range refs {
+		if _, err := c.follow(ctx, backend, ref, index.NewSet[index.BlobRef](c.x.Len()), true); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// follow counts the blobs of a snapshot that can't be had. The first time, without name, it files what
+// is wrong with the manifest and the trees; with name it files what the snapshot has lost.
+func (c *checker) follow(ctx, backend context.Context, ref SnapshotRef, visited *index.Set[index.BlobRef], name bool) (int64, error) {
+	data, err := c.r.Manifest(backend, ref)
+	if errors.Is(err, storage.ErrNotExist) {
+		return 0, nil // forgotten meanwhile
+	}
+	if err != nil {
+		if name {
+			return 0, nil // it was filed
+		}
+		return 0, c.damage(ref.name(), err)
+	}
+	var lost atomic.Int64
+	var example atomic.Pointer[chunk.ID]
+	reported := map[index.Key]bool{}
+	err = c.o.References(ctx, data, func(kind index.Kind, id chunk.ID) bool {
+		first, whole := c.visitKey(visited, index.KeyOf(id), 0)
+		if !whole {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if reported[index.KeyOf(id)] {
+				return false
+			}
+			reported[index.KeyOf(id)] = true
+			lost.Add(1)
+			example.CompareAndSwap(nil, &id)
+		}
+		return first
+	})
+	if ctx.Err() != nil {
+		return 0, ctx.Err()
+	}
+	if err != nil && !name {
+		for _, e := range flatten(err) {
+			if err := c.damage("snapshot "+ref.ID.Short(), e); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if n := lost.Load(); n > 0 && name {
+		c.problem(Problem{Kind: DamageBlobGone, Object: "snapshot " + ref.ID.Short(),
+			Detail: fmt.Sprintf("%d of its blobs can't be had, for example %s", n, example.Load().Short()),
+			Hint:   "packs that no index lists may hold them: wtsnap repair index"})
+	}
+	return lost.Load(), nil
+}
+
+// visitKey reports whether a blob is visited for the first time, and whether it and its bases lie in
+// packs that are there.
+func (c *checker) visitKey(visited *index.Set[index.BlobRef], key index.Key, depth int) (first, whole bool) {
+	if depth > maxDepth {
+		return true, false
+	}
+	for _, loc := range c.x.Lookups(key) {
+		if !c.present[loc.PackID] || c.bad[loc.Ordinal] {
+			continue
+		}
+		first = visited.Add(loc.Ordinal)
+		whole = true
+		if first { // otherwise its bases were followed before
+			for _, base := range loc.Bases {
+				_, ok := c.visitKey(visited, base, depth+1)
+				whole = whole && ok
+			}
+		}
+		if whole {
+			return first, true
+		}
+	}
+	return true, false
 }
 
 // others opens what no snapshot needs to be read: forgotten manifests, notes, keys, and what coordinates
@@ -343,35 +394,6 @@ func (c *checker) others(ctx context.Context) error {
 	return nil
 }
 
-// visit reports whether a blob is visited for the first time, and whether it and its bases lie in
-// packs that are there.
-func (c *checker) visit(visited *index.Set[index.BlobRef], id chunk.ID) (first, whole bool) {
-	return c.visitKey(visited, index.KeyOf(id), 0)
-}
-
-func (c *checker) visitKey(visited *index.Set[index.BlobRef], key index.Key, depth int) (first, whole bool) {
-	if depth > maxDepth {
-		return true, false
-	}
-	for _, loc := range c.x.Lookups(key) {
-		if !c.present[loc.PackID] {
-			continue
-		}
-		first = visited.Add(loc.Ordinal)
-		whole = true
-		if first { // otherwise its bases were followed before
-			for _, base := range loc.Bases {
-				_, ok := c.visitKey(visited, base, depth+1)
-				whole = whole && ok
-			}
-		}
-		if whole {
-			return first, true
-		}
-	}
-	return true, false
-}
-
 // flatten takes joined errors apart.
 func flatten(err error) []error {
 	if j, ok := err.(interface{ Unwrap() []error }); ok {
@@ -388,7 +410,7 @@ func flatten(err error) []error {
 func (c *checker) readPacks(ctx context.Context) error {
 	var chosen []index.PackRef
 	for ref, info := range c.x.Packs() {
-		if info.Condemned || !c.present[info.ID] {
+		if !c.present[info.ID] { // condemned ones are read too: they may hold the only copy of something
 			continue
 		}
 		switch {
@@ -439,17 +461,32 @@ func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.Pa
 	}
 	s.raw = file
 	damage := func(kind, detail string, err error) error {
-		return &DamageError{Kind: kind, Object: packName(info.ID), Detail: detail, Err: err}
+		return &DamageError{Kind: kind, Object: packName(info.ID), Detail: detail, Err: err, Hint: healHint}
+	}
+	var failed error
+	bad := 0
+	blob := info.FirstBlob
+	for _, f := range c.x.Frames(ref) {
+		first := blob
+		blob += index.BlobRef(len(f.Blobs))
+		if err := c.readFrameOf(ctx, info, &f, file, s); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			failed = err
+			bad++
+			c.mu.Lock()
+			for i := range f.Blobs {
+				c.bad[first+index.BlobRef(i)] = true
+			}
+			c.mu.Unlock()
+		}
 	}
 	if packID(file) != info.ID {
-		// Say how much of it is lost; the frames that open are whole.
-		bad := 0
-		for _, f := range c.x.Frames(ref) {
-			if c.readFrameOf(ctx, info, &f, file, s) != nil {
-				bad++
-			}
-		}
 		return damage(DamageHash, fmt.Sprintf("its bytes are not those that were stored; %d of its %d frames can't be read", bad, info.Frames), nil)
+	}
+	if failed != nil {
+		return failed
 	}
 	kind, frames, err := parsePack(c.r.keys, file)
 	if err != nil {
@@ -457,11 +494,6 @@ func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.Pa
 	}
 	if kind != info.Kind || !sameFrames(frames, c.x, ref) {
 		return damage(DamageIndex, "its directory and the index differ", nil)
-	}
-	for i := range frames {
-		if err := c.readFrameOf(ctx, info, &frames[i], file, s); err != nil {
-			return err
-		}
 	}
 	return nil
 }

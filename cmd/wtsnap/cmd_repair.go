@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"path"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo"
 )
 
@@ -22,16 +24,24 @@ type repairIndexDoc struct {
 
 func (a *app) repairCommand() *cli.Command {
 	return &cli.Command{
-		Name: "repair", Usage: "mend the index",
+		Name: "repair", Usage: "mend the index, give damaged packs up",
 		Description: `wtsnap repair index lists the packs that the index does not list, from the packs' own directories, and then removes the parts
-of the index that are damaged. Packs stay as they are. Without --yes it shows what it would do, and does nothing.
+of the index that are damaged. Packs stay as they are.
+
+wtsnap repair packs gives packs up that are damaged or gone: what can be read in them is stored anew, and the next backup
+stores what cannot, if the sources still have it. Without names it finds those that are gone or have another size; name
+those that wtsnap check --read-data finds.
+
+Without --yes they show what they would do, and do nothing.
 
 Examples:
 
-  wtsnap check
-  wtsnap repair index
-  wtsnap repair index --yes`,
+  wtsnap check --read-data
+  wtsnap repair index --yes
+  wtsnap repair packs packs/3/3f0c… --yes && wtsnap backup homes=/srv/homes && wtsnap check`,
 		Subcommands: []*cli.Command{
+			{Name: "packs", Usage: "give up packs that are damaged or gone", ArgsUsage: "[PACK...]", Action: a.action(a.repairPacks),
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do what is shown"}}},
 			{Name: "index", Usage: "list packs that the index does not list", Action: a.action(a.repairIndex),
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do what is shown"}}},
 		},
@@ -64,6 +74,68 @@ func (a *app) repairIndex(c *cli.Context) error {
 	return nil
 }
 
+type repairPacksDoc struct {
+	DryRun   bool             `json:"dry_run"`
+	Packs    []string         `json:"packs"`  // given up
+	Saved    int              `json:"saved"`  // blobs of them that can be read, or that other packs hold
+	Lost     int              `json:"lost"`   // blobs that can't be had
+	Stored   int64            `json:"stored"` // bytes
+	Requests map[string]int64 `json:"requests"`
+	Seconds  float64          `json:"seconds"`
+}
+
+func (a *app) repairPacks(c *cli.Context) error {
+	args, err := a.arguments(0, -1, "")
+	if err != nil {
+		return err
+	}
+	var ids []index.PackID
+	for _, arg := range args {
+		id, err := index.ParsePackID(path.Base(arg))
+		if err != nil {
+			return usagef("name it as wtsnap check does, packs/3/3f0c...", "%q is not the name of a pack", arg)
+		}
+		ids = append(ids, id)
+	}
+	start := time.Now()
+	r, err := a.openRepo()
+	if err != nil {
+		return err
+	}
+	dryRun := !c.Bool("yes")
+	rep, err := r.RepairPacks(a.ctx, ids, dryRun)
+	if err != nil {
+		return fmt.Errorf("repairing packs: %w", err)
+	}
+	doc := repairPacksDoc{DryRun: dryRun, Packs: []string{}, Saved: rep.Saved, Lost: rep.Lost, Stored: rep.Stored,
+		Requests: a.requests(), Seconds: time.Since(start).Seconds()}
+	for _, id := range rep.Packs {
+		doc.Packs = append(doc.Packs, id.String())
+	}
+	a.result(doc, func(w io.Writer) {
+		switch {
+		case len(rep.Packs) == 0:
+			fmt.Fprintln(w, "every pack of the index is there with its size; nothing to do (wtsnap check --read-data reads them all)")
+			return
+		case dryRun:
+			fmt.Fprintf(w, "would give up %s\n", plural(len(rep.Packs), "pack", "packs"))
+		default:
+			fmt.Fprintf(w, "gave up %s; stored %s anew\n", plural(len(rep.Packs), "pack", "packs"), size(rep.Stored))
+		}
+		for _, id := range doc.Packs {
+			fmt.Fprintln(w, "  "+id)
+		}
+		fmt.Fprintf(w, "of their blobs %d can be had, %d are lost\n", rep.Saved, rep.Lost)
+		switch {
+		case dryRun:
+			fmt.Fprintln(w, "nothing was changed; --yes does it")
+		case rep.Lost > 0:
+			fmt.Fprintln(w, "back up now: that stores what the sources still have; then wtsnap check names what is lost")
+		}
+	})
+	return nil
+}
+
 func printRepair(w io.Writer, rep *repo.IndexRepair, dryRun bool) {
 	would := ""
 	if dryRun {
@@ -83,9 +155,9 @@ func printRepair(w io.Writer, rep *repo.IndexRepair, dryRun bool) {
 			plural(rep.Gone.Packs, "pack is", "packs are"), size(rep.Gone.Bytes))
 	}
 	switch {
-	case rep.Unlisted.Packs+len(rep.Damaged) == 0:
+	case rep.Unlisted.Packs+len(rep.Damaged)+rep.Gone.Packs == 0:
 		fmt.Fprintln(w, "the index lists every pack; nothing to do")
-	case dryRun:
+	case dryRun && rep.Unlisted.Packs+len(rep.Damaged) > 0:
 		fmt.Fprintln(w, "nothing was changed; --yes does it")
 	}
 }

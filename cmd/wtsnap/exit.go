@@ -129,7 +129,7 @@ func checkStatus(rep *repo.CheckReport, err error) error {
 		return err
 	}
 	return &statusError{exitDamage, "checking the repository: " + plural(len(rep.Problems), "problem", "problems") + " found",
-		"docs/security.md, \"Damage\", says what to do; back up again soon, which stores what is missing anew", nil}
+		"what each problem says; docs/operations.md has more", nil}
 }
 
 // restoreStatus turns the report of a restore and its error into the error that the command ends with.

@@ -422,6 +422,17 @@ func (c *checker) readPacks(ctx context.Context) error {
 			chosen = append(chosen, ref)
 		}
 	}
+	if len(chosen) == 0 && c.o.ReadShare > 0 { // a small share of few packs is one of them
+		var all []index.PackRef
+		for ref, info := range c.x.Packs() {
+			if c.present[info.ID] {
+				all = append(all, ref)
+			}
+		}
+		if len(all) > 0 {
+			chosen = append(chosen, all[rand.IntN(len(all))])
+		}
+	}
 	var mu sync.Mutex
 	var scratch sync.Pool
 	g, ctx := errgroup.WithContext(ctx)

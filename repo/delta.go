@@ -16,6 +16,8 @@ const (
 	frameCost = Overhead + 2*(24+16)
 	// maxBase bounds the plaintext of a delta's bases, in bytes.
 	maxBase = 4 << 20
+	// deltaTries is how many deltas in a row may not pay before only one in as many is tried.
+	deltaTries = 16
 )
 
 // delta encodes data against the bases, or returns nil where that does not pay, where the bases can't be
@@ -23,6 +25,13 @@ const (
 func (w *Writer) delta(ctx context.Context, own index.Key, data []byte, ids []chunk.ID) ([]byte, []index.Key) {
 	if len(ids) == 0 || len(data) < minDelta || w.s.o.NoDelta {
 		return nil, nil
+	}
+	// Where delta after delta did not pay (a file of noise that was replaced), most are not tried: reading
+	// the bases and looking for what is not there costs more than storing the blob.
+	if w.misses >= deltaTries {
+		if w.skipped++; w.skipped%deltaTries != 0 {
+			return nil, nil
+		}
 	}
 	var keys []index.Key
 	base := w.base[:0]
@@ -49,6 +58,7 @@ func (w *Writer) delta(ctx context.Context, own index.Key, data []byte, ids []ch
 	if len(keys) == 0 {
 		return nil, nil
 	}
+	w.misses++
 	out, ok := w.s.codec.EncodeDelta(w.stored[:0], data, base)
 	if !ok {
 		return nil, nil
@@ -65,6 +75,7 @@ func (w *Writer) delta(ctx context.Context, own index.Key, data []byte, ids []ch
 	if w.check, err = w.s.codec.Decode(w.check[:0], out, chunk.ZstdDelta, base, len(data)); err != nil || !bytes.Equal(w.check, data) {
 		return nil, nil
 	}
+	w.misses, w.skipped = 0, 0
 	for _, key := range keys {
 		if !w.s.useKey(key) {
 			return nil, nil // condemned since

@@ -178,14 +178,15 @@ func (s *Session) Writer() *Writer {
 
 // Writer adds blobs to the repository: it hashes, compresses and seals them in the caller's goroutine.
 type Writer struct {
-	s      *Session
-	mu     sync.Mutex // held during Put; Session.flush takes it
-	parts  [2]part    // data, tree
-	stored []byte     // scratch: the encoded frame
-	check  []byte     // scratch: the frame decoded again
-	base   []byte     // scratch: the bases of a delta
-	sealed []byte     // scratch: the sealed frame
-	ad     []byte     // scratch: what it is bound to
+	s               *Session
+	mu              sync.Mutex // held during Put; Session.flush takes it
+	parts           [2]part    // data, tree
+	stored          []byte     // scratch: the encoded frame
+	check           []byte     // scratch: the frame decoded again
+	base            []byte     // scratch: the bases of a delta
+	misses, skipped int        // deltas since the last one that paid: those that were tried, and not
+	sealed          []byte     // scratch: the sealed frame
+	ad              []byte     // scratch: what it is bound to
 }
 
 // part is the frame of one kind that a writer has begun.

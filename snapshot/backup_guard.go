@@ -55,6 +55,8 @@ func (b *backup) after(s *backupSource) error {
 	switch {
 	case before > 0 && now == 0:
 		return &GuardError{s.spec.Label, s.spec.Path, fmt.Sprintf("no file is left of %d (--allow-shrink if that was meant)", before), before, now}
+	case before > 0 && p.source.Bytes > 0 && s.bytes.Load() == 0: // such as a dump whose program failed at once
+		return &GuardError{s.spec.Label, s.spec.Path, fmt.Sprintf("not a byte is left of %d (--allow-shrink if that was meant)", p.source.Bytes), before, now}
 	case before > shrinkLeast && now < (before+1)/2:
 		return &GuardError{s.spec.Label, s.spec.Path, fmt.Sprintf("only %d files are left of %d (--allow-shrink if that was meant)", now, before), before, now}
 	}

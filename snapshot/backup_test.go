@@ -823,7 +823,7 @@ func TestDamagedParent(t *testing.T) {
 	v.settle()
 	v.backup()
 	for _, pack := range v.packsOf(index.Tree) {
-		must(t, v.st.Delete(t.Context(), "packs/"+pack[:2]+"/"+pack))
+		must(t, v.st.Delete(t.Context(), "packs/"+pack[:1]+"/"+pack))
 	}
 	v.reopen()
 	for i := range 20 {

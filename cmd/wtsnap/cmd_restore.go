@@ -139,7 +139,7 @@ func (a *app) restore(c *cli.Context) error {
 	if err := r.LoadIndex(a.ctx); err != nil {
 		return fmt.Errorf("loading the index: %w", err)
 	}
-	if o.Delete && !o.Yes && !o.DryRun && a.interactive() {
+	if o.Delete && !o.Yes && !o.DryRun {
 		if o.Yes, err = a.confirmDelete(r, o); err != nil || !o.Yes {
 			return err
 		}
@@ -164,7 +164,14 @@ func (a *app) confirmDelete(r *repo.Repository, o snapshot.RestoreOptions) (bool
 		}
 		a.say(fmt.Sprintf("  %s  (%s, %s)", shown(d.Path), plural(d.Entries, "entry", "entries"), size(d.Bytes)))
 	}
-	question := fmt.Sprintf("These %s (%s) are not in the snapshot. Remove them?", plural(rep.Delete.Entries, "entry", "entries"), size(rep.Delete.Bytes))
+	if !a.interactive() && rep.Delete.Refused != "" {
+		return false, &statusError{exitTargetGuard, "restoring: refused: " + rep.Delete.Refused, "--dry-run lists what would be deleted; --yes deletes it", nil}
+	}
+	if !a.interactive() {
+		return false, &statusError{exitTargetGuard, fmt.Sprintf("restoring: nothing was done: --delete would remove %s (%s), and there is nobody to ask",
+			plural(rep.Delete.Entries, "entry", "entries"), size(rep.Delete.Bytes)), "--dry-run lists them; --yes removes them", nil}
+	}
+	question := fmt.Sprintf("Not in the snapshot: %s (%s). Remove?", plural(rep.Delete.Entries, "entry", "entries"), size(rep.Delete.Bytes))
 	if rep.Delete.Refused != "" {
 		question = "Careful: " + rep.Delete.Refused + ". " + question
 	}

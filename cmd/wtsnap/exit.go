@@ -161,6 +161,9 @@ func hint(err error) string {
 		e, _ := errors.AsType[*snapshot.TargetGuardError](err)
 		return e.Hint
 	case is[*snapshot.GuardError](err):
+		if e, _ := errors.AsType[*snapshot.GuardError](err); e.Before == 0 {
+			return "look at the source: is its file system mounted, is it the right folder?"
+		}
 		return "look at the source; --allow-shrink if it is meant to be so"
 	case is[*snapshot.InstanceError](err):
 		return "--instance NAME"

@@ -136,7 +136,9 @@ func damagedFixture(t *testing.T) (*fixture, map[string][2]string) {
 			for _, b := range c.blobs() {
 				loc, _ := r.Index().Lookup(index.KeyOf(r.Hasher().Sum(b)))
 				used[loc.PackID] = true
-				seg = append(seg, segmentName(r.Index().Pack(loc.Pack).Segments[0]))
+				if len(r.Index().Lookups(index.KeyOf(r.Hasher().Sum(b)))) == 1 { // the only copy
+					seg = append(seg, segmentName(r.Index().Pack(loc.Pack).Segments[0]))
+				}
 			}
 			trees, _ := decodeIDs(manifestMagic, manifest)
 			for _, id := range trees {

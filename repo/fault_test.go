@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -460,18 +461,25 @@ func TestCrashAtEveryPrefix(t *testing.T) {
 // recorder keeps the changes in the order in which they were made.
 type recorder struct {
 	storage.Storage
+	mu  sync.Mutex
 	ops []storagetest.Op
+}
+
+func (r *recorder) add(op storagetest.Op) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ops = append(r.ops, op)
 }
 
 func (r *recorder) Put(ctx context.Context, name string, data []byte) (storage.Info, error) {
 	i, err := r.Storage.Put(ctx, name, data)
-	r.ops = append(r.ops, storagetest.Op{Kind: storagetest.Put, Name: name, Data: bytes.Clone(data)})
+	r.add(storagetest.Op{Kind: storagetest.Put, Name: name, Data: bytes.Clone(data)})
 	return i, err
 }
 
 func (r *recorder) Delete(ctx context.Context, name string) error {
 	err := r.Storage.Delete(ctx, name)
-	r.ops = append(r.ops, storagetest.Op{Kind: storagetest.Delete, Name: name})
+	r.add(storagetest.Op{Kind: storagetest.Delete, Name: name})
 	return err
 }
 

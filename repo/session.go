@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -163,134 +162,6 @@ func (s *Session) failed() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.err
-}
-
-// Writer returns a writer for one goroutine.
-func (s *Session) Writer() *Writer {
-	w := &Writer{s: s}
-	w.parts[0] = part{shelf: &s.data, frameBytes: dataFrame}
-	w.parts[1] = part{shelf: &s.trees, frameBytes: treeFrame}
-	s.mu.Lock()
-	s.writers = append(s.writers, w)
-	s.mu.Unlock()
-	return w
-}
-
-// Writer adds blobs to the repository: it hashes, compresses and seals them in the caller's goroutine.
-type Writer struct {
-	s               *Session
-	mu              sync.Mutex // held during Put; Session.flush takes it
-	parts           [2]part    // data, tree
-	stored          []byte     // scratch: the encoded frame
-	check           []byte     // scratch: the frame decoded again
-	base            []byte     // scratch: the bases of a delta
-	misses, skipped int        // deltas since the last one that paid: those that were tried, and not
-	sealed          []byte     // scratch: the sealed frame
-	ad              []byte     // scratch: what it is bound to
-}
-
-// part is the frame of one kind that a writer has begun.
-type part struct {
-	shelf      *shelf
-	frameBytes int
-	plain      []byte
-	blobs      []index.Blob
-}
-
-// Put stores data as a blob unless the repository has it, and marks it as relied upon. data is not
-// kept. An error is final for the session.
-func (w *Writer) Put(ctx context.Context, kind index.Kind, data []byte) (id chunk.ID, added bool, err error) {
-	return w.PutDelta(ctx, kind, data, nil)
-}
-
-// PutDelta is Put, told which blobs data probably resembles: what was at its place before. If data is
-// new, and a delta against them is small enough, that is what is stored.
-func (w *Writer) PutDelta(ctx context.Context, kind index.Kind, data []byte, bases []chunk.ID) (id chunk.ID, added bool, err error) {
-	s := w.s
-	if len(data) > index.MaxFrameSize {
-		return id, false, s.fail(fmt.Errorf("a blob of %d bytes is too large, the limit is %d", len(data), index.MaxFrameSize))
-	}
-	id = s.r.keys.hasher.Sum(data)
-	s.stats.processed.Add(int64(len(data)))
-	if s.Use(id) {
-		s.stats.reused.Add(1)
-		return id, false, nil
-	}
-	if err := s.failed(); err != nil {
-		return id, false, err
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	key := index.KeyOf(id)
-	if !s.pending.claim(key) {
-		s.stats.reused.Add(1)
-		return id, false, nil
-	}
-	s.stats.new.Add(1)
-	s.stats.newBytes.Add(int64(len(data)))
-	p := &w.parts[0]
-	if kind == index.Tree {
-		p = &w.parts[1]
-	}
-	blob := index.Blob{Key: key, Size: uint32(len(data))}
-	if stored, keys := w.delta(ctx, key, data, bases); stored != nil {
-		s.stats.delta.Add(1)
-		err = w.addEncoded(ctx, p, index.Frame{Encoding: chunk.ZstdDelta, Bases: keys, Blobs: []index.Blob{blob}}, stored)
-	} else if len(data) >= smallBlob {
-		err = w.addFrame(ctx, p, []index.Blob{blob}, data)
-	} else {
-		p.plain = append(p.plain, data...)
-		p.blobs = append(p.blobs, blob)
-		if len(p.plain) >= p.frameBytes {
-			err = w.closeFrame(ctx, p)
-		}
-	}
-	if err != nil {
-		return id, false, s.fail(err)
-	}
-	return id, true, nil
-}
-
-// closeFrame stores the shared frame that is filling.
-func (w *Writer) closeFrame(ctx context.Context, p *part) error {
-	if len(p.blobs) == 0 {
-		return nil
-	}
-	blobs := append([]index.Blob(nil), p.blobs...) // the pack keeps them
-	err := w.addFrame(ctx, p, blobs, p.plain)
-	p.plain, p.blobs = p.plain[:0], p.blobs[:0]
-	return err
-}
-
-// addFrame encodes plain, decodes it again to be sure, and adds it to the pack.
-func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plain []byte) error {
-	stored, encoding := w.s.codec.Encode(w.stored[:0], plain)
-	w.stored = stored
-	if encoding != chunk.Raw {
-		var err error
-		if w.check, err = w.s.codec.Decode(w.check[:0], stored, encoding, nil, len(plain)); err != nil || !bytes.Equal(w.check, plain) {
-			return fmt.Errorf("verifying compressed data before it is stored: it does not decompress to what it was (%w); "+
-				"this points to faulty memory", err)
-		}
-	}
-	return w.addEncoded(ctx, p, index.Frame{Encoding: encoding, Blobs: blobs}, stored)
-}
-
-// addEncoded seals stored, the encoded plaintext of f's blobs, and adds it to a pack.
-func (w *Writer) addEncoded(ctx context.Context, p *part, f index.Frame, stored []byte) (err error) {
-	w.ad = frameAD(w.ad[:0], p.shelf.kind, &f)
-	if w.sealed, err = w.s.r.keys.seal(w.sealed[:0], stored, w.ad); err != nil {
-		return err
-	}
-	return p.shelf.add(ctx, f, w.sealed)
-}
-
-// putSealed adds a frame as it lies in another pack; its blobs were verified.
-func (s *Session) putSealed(ctx context.Context, kind index.Kind, f index.Frame, sealed []byte) error {
-	if kind == index.Tree {
-		return s.trees.add(ctx, f, sealed)
-	}
-	return s.data.add(ctx, f, sealed)
 }
 
 // newPack returns an empty builder, with the buffer of a pack that has been uploaded if there is one.
@@ -460,18 +331,6 @@ func (s *Session) flush(ctx context.Context) error {
 	s.mu.Unlock()
 	if err := s.list(packs); err != nil {
 		return s.fail(err)
-	}
-	return nil
-}
-
-// drain closes the frames that the writer has begun.
-func (w *Writer) drain(ctx context.Context) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for i := range w.parts {
-		if err := w.closeFrame(ctx, &w.parts[i]); err != nil {
-			return err
-		}
 	}
 	return nil
 }
@@ -661,62 +520,4 @@ func (s *Session) stop(ctx context.Context) {
 	_ = s.slots.Acquire(context.WithoutCancel(ctx), int64(s.o.Uploads))
 	stop()
 	s.cancel()
-}
-
-// usedSet is a growing set of blobs: one bit each.
-type usedSet struct {
-	mu   sync.Mutex
-	bits []uint64
-}
-
-func (u *usedSet) add(b index.BlobRef) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for int(b/64) >= len(u.bits) {
-		u.bits = append(u.bits, make([]uint64, 1+len(u.bits)/2)...)
-	}
-	u.bits[b/64] |= 1 << (b % 64)
-}
-
-func (u *usedSet) has(b index.BlobRef) bool {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return int(b/64) < len(u.bits) && u.bits[b/64]&(1<<(b%64)) != 0
-}
-
-// pendingSet holds the keys of blobs that were put and are in no stored pack yet.
-type pendingSet struct {
-	shards [64]struct {
-		mu sync.Mutex
-		m  map[index.Key]struct{}
-	}
-}
-
-func (p *pendingSet) claim(k index.Key) bool {
-	s := &p.shards[k[0]%64]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if _, ok := s.m[k]; ok {
-		return false
-	}
-	if s.m == nil {
-		s.m = map[index.Key]struct{}{}
-	}
-	s.m[k] = struct{}{}
-	return true
-}
-
-func (p *pendingSet) has(k index.Key) bool {
-	s := &p.shards[k[0]%64]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, ok := s.m[k]
-	return ok
-}
-
-func (p *pendingSet) remove(k index.Key) {
-	s := &p.shards[k[0]%64]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.m, k)
 }

@@ -181,7 +181,7 @@ func operations() []operation {
 					return err
 				}
 				loc, _ := other.Index().Lookup(index.KeyOf(r.Hasher().Sum(newContent[0][0])))
-				if _, err := other.putCondemned(ctx, []index.PackID{loc.PackID}); err != nil {
+				if _, err := other.putCondemned(ctx, []index.PackID{loc.PackID}, false); err != nil {
 					return err
 				}
 				before := s.Stats().BlobsNew
@@ -275,6 +275,23 @@ func operations() []operation {
 			},
 			run: func(ctx context.Context, fx *fixture, r *Repository) error {
 				_, err := r.RepairIndex(ctx, false)
+				return err
+			},
+		},
+		{
+			name:   "repair packs and heal",
+			broken: true,
+			setup: func(t testing.TB, fx *fixture, tr *testRepo) {
+				r := tr.open(tr.mem)
+				must0(t, r.LoadIndex(context.Background()))
+				loc, _ := r.Index().Lookup(index.KeyOf(r.Hasher().Sum(words("w")[0])))
+				damageObject(t, tr.mem, packName(loc.PackID), "truncate")
+			},
+			run: func(ctx context.Context, fx *fixture, r *Repository) error {
+				if _, err := r.RepairPacks(ctx, nil, false); err != nil {
+					return err
+				}
+				_, err := backup(ctx, r, fx.inVictim)
 				return err
 			},
 		},
@@ -438,8 +455,7 @@ func TestCrashAtEveryPrefix(t *testing.T) {
 					tr := fx.tr.at(t, m)
 					time.Sleep(6 * time.Hour)
 					if op.broken {
-						_, err := tr.open(tr.st).RepairIndex(t.Context(), false)
-						must0(t, err)
+						must0(t, op.run(t.Context(), fx, tr.open(tr.st)))
 					}
 					fx.harmless(t, tr, when)
 					ref := tr.backup(newContent)

@@ -388,7 +388,7 @@ func refIn(t testing.TB, r *Repository, ref SnapshotRef, pack index.PackID) bool
 
 func condemnByHand(t testing.TB, tr *testRepo, packs ...index.PackID) condemnedList {
 	t.Helper()
-	return must[condemnedList](t)(tr.open(tr.st).putCondemned(context.Background(), packs))
+	return must[condemnedList](t)(tr.open(tr.st).putCondemned(context.Background(), packs, false))
 }
 
 // A pack of the writer itself is condemned as an orphan between its upload and the answer to it, while

@@ -300,8 +300,11 @@ type condemnedList struct {
 	ID    string    `json:"id"`
 	Time  time.Time `json:"time"` // by the clock of the prune that wrote it
 	Packs []string  `json:"packs"`
-	packs []index.PackID
-	name  string
+	// Damaged: the packs are condemned because they can't be read. They are not absolved where a snapshot
+	// needs them; the list stays until none does, so that writers store anew what was in them.
+	Damaged bool `json:"damaged,omitempty"`
+	packs   []index.PackID
+	name    string
 }
 
 // condemnedLists reads the condemned lists, in the order of their times. What can't be read is left out:

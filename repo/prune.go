@@ -306,9 +306,16 @@ func (p *PrunePlan) chooseLists(leases []leaseRecord, lists []condemnedList, sto
 				ready = false
 			}
 		}
+		needed := func(id index.PackID) bool {
+			ref, ok := p.index.FindPack(id)
+			return ok && p.usedBytes(ref) > 0
+		}
+		if list.Damaged && slices.ContainsFunc(list.packs, needed) {
+			ready = false // no backup has healed it yet
+		}
 		s := sweepList{condemnedList: list}
 		for _, id := range list.packs {
-			if ref, ok := p.index.FindPack(id); ok && p.usedBytes(ref) > 0 {
+			if !list.Damaged && needed(id) {
 				p.Absolved++
 				continue
 			}
@@ -369,7 +376,7 @@ func (p *PrunePlan) Execute(ctx context.Context) (*PruneReport, error) {
 		return rep, err
 	}
 	if len(condemn) > 0 {
-		list, err := p.r.putCondemned(ctx, condemn)
+		list, err := p.r.putCondemned(ctx, condemn, false)
 		if err != nil {
 			return rep, err
 		}

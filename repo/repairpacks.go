@@ -68,7 +68,7 @@ func (r *Repository) RepairPacks(ctx context.Context, ids []index.PackID, dryRun
 	if err := l.check(); err != nil {
 		return rep, err
 	}
-	_, err = r.putCondemned(ctx, rep.Packs)
+	_, err = r.putCondemned(ctx, rep.Packs, true)
 	return rep, err
 }
 

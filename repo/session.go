@@ -80,9 +80,6 @@ type Session struct {
 // Begin starts a session: condemned lists, lease, index. Every other writer and prune may be at work.
 // Close must be called, after Commit too.
 func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
-	if o.Uploads <= 0 {
-		o.Uploads = 2
-	}
 	l, err := r.newLease(ctx, leaseWriter)
 	if err != nil {
 		return nil, err
@@ -95,6 +92,9 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 
 // newSession makes a session under a lease that is the caller's.
 func newSession(ctx context.Context, r *Repository, o SessionOptions, l *lease) *Session {
+	if o.Uploads <= 0 {
+		o.Uploads = 2
+	}
 	s := &Session{r: r, o: o, index: r.Index(), codec: chunk.NewCodec(o.Level), lease: l,
 		slots: semaphore.NewWeighted(int64(o.Uploads))}
 	s.data = shelf{s: s, kind: index.Data, max: openPacks}

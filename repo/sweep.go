@@ -14,13 +14,14 @@ import (
 	"github.com/whole-tale/wtsnap/repo/storage"
 )
 
-// putCondemned stores a condemned list.
-func (r *Repository) putCondemned(ctx context.Context, packs []index.PackID) (condemnedList, error) {
+// putCondemned stores a condemned list. Packs that are damaged stay on it as long as a snapshot needs
+// them.
+func (r *Repository) putCondemned(ctx context.Context, packs []index.PackID, damaged bool) (condemnedList, error) {
 	id, err := randomID()
 	if err != nil {
 		return condemnedList{}, err
 	}
-	c := condemnedList{ID: hex.EncodeToString(id[:]), Time: time.Now().UTC(), packs: packs}
+	c := condemnedList{ID: hex.EncodeToString(id[:]), Time: time.Now().UTC(), Damaged: damaged, packs: packs}
 	c.name = condemnedDir + c.ID
 	for _, pack := range packs {
 		c.Packs = append(c.Packs, pack.String())

@@ -131,7 +131,7 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 // segments are read from the backend, not from the cache, and so are manifests.
 func (c *checker) loadIndex(ctx context.Context) error {
 	c.r.mu.Lock()
-	c.r.index, c.r.segments = index.New(), map[index.SegmentID]bool{}
+	c.r.index, c.r.segments, c.r.lists = index.New(), map[index.SegmentID]bool{}, nil
 	c.r.frames.clear()
 	c.x = c.r.index
 	c.r.mu.Unlock()

@@ -499,6 +499,79 @@ func (r *recorder) Delete(ctx context.Context, name string) error {
 	return err
 }
 
+// Every operation meets a call that never answers, at each of its calls in turn, and is cancelled a minute
+// later. It ends at once, nothing of it runs on (the bubble would not end), and nothing is harmed.
+func TestCancelAtEveryCall(t *testing.T) {
+	fx := newFixture(t)
+	points := 0
+	for _, op := range operations() {
+		t.Run(op.name, func(t *testing.T) {
+			for i := 0; ; i++ {
+				last := false
+				synctest.Test(t, func(t *testing.T) {
+					tr := fx.tr.bare(t, fx.base.Clone())
+					if !op.broken { // otherwise there may be nothing to judge
+						tr = fx.tr.at(t, tr.mem)
+					}
+					fx.beside, fx.again = tr.st, true
+					time.Sleep(3 * time.Hour)
+					if op.setup != nil {
+						op.setup(t, fx, tr)
+					}
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					var mu sync.Mutex
+					n, hung := 0, ""
+					st := storagetest.Hang{Storage: tr.st, Match: func(o storagetest.Op) bool {
+						mu.Lock()
+						defer mu.Unlock()
+						// What ends an operation is tried without its context; a storage gives up by itself.
+						if o.Kind == storagetest.Delete && strings.HasPrefix(o.Name, leasesDir) {
+							return false
+						}
+						if n++; n != i+1 {
+							return false
+						}
+						hung = o.String()
+						time.AfterFunc(time.Minute, cancel)
+						return true
+					}}
+					done := make(chan error)
+					start := time.Now()
+					go func() { done <- op.run(ctx, fx, tr.open(st)) }()
+					err := <-done
+					if last = hung == ""; last {
+						if err != nil {
+							t.Errorf("without a cancellation: %v", err)
+						}
+						return
+					}
+					when := fmt.Sprintf("cancelled at call %d, %s", i, hung)
+					// A prune with grace waits for two hours before it begins.
+					if waited := time.Since(start); waited%time.Hour > 2*time.Minute {
+						t.Errorf("%s: ended after %v", when, waited)
+					}
+					if err == nil || !errors.Is(err, context.Canceled) {
+						t.Errorf("%s: %v", when, err)
+					}
+					if !op.broken {
+						fx.harmless(t, tr, when)
+						fx.cleans(t, tr, when)
+					}
+				})
+				if t.Failed() {
+					return
+				}
+				points++
+				if last {
+					break
+				}
+			}
+		})
+	}
+	t.Logf("%d cancellations", points)
+}
+
 // Init fails at each call, or is cut off after each change, and can be repeated.
 func TestInitInterrupted(t *testing.T) {
 	pass := must[[]byte](t)(keyFile())

@@ -233,7 +233,7 @@ func (l *lease) remove(ctx context.Context) error {
 func (r *Repository) leases(ctx context.Context) ([]leaseRecord, error) {
 	asOf := time.Now()
 	byID := map[string]leaseRecord{}
-	objects, damaged, err := r.readAll(ctx, leasesDir)
+	objects, damaged, err := r.readAll(ctx, leasesDir, func(string) bool { return true })
 	if err != nil {
 		return nil, fmt.Errorf("reading leases: %w", err)
 	}
@@ -316,11 +316,22 @@ func (r *Repository) condemnedLists(ctx context.Context) ([]condemnedList, error
 }
 
 func (r *Repository) condemnedAndDamaged(ctx context.Context) (lists []condemnedList, damaged []damagedObject, err error) {
-	objects, damaged, err := r.readAll(ctx, condemnedDir)
+	r.mu.Lock()
+	known := r.lists // no list ever changes: each is read once
+	r.mu.Unlock()
+	objects, damaged, err := r.readAll(ctx, condemnedDir, func(name string) bool {
+		_, ok := known[name]
+		return !ok
+	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading the condemned lists: %w", err)
 	}
+	now := map[string]condemnedList{}
 	for _, o := range objects {
+		if c, ok := known[o.Name]; ok {
+			lists, now[o.Name] = append(lists, c), c
+			continue
+		}
 		c := condemnedList{name: o.Name}
 		err := strictJSON(o.content, &c)
 		for _, p := range c.Packs {
@@ -332,8 +343,11 @@ func (r *Repository) condemnedAndDamaged(ctx context.Context) (lists []condemned
 			damaged = append(damaged, damagedObject{o.Info, &DamageError{Kind: DamageDecode, Object: o.Name, Detail: "is no condemned list", Err: err}})
 			continue
 		}
-		lists = append(lists, c)
+		lists, now[o.Name] = append(lists, c), c
 	}
+	r.mu.Lock()
+	r.lists = now
+	r.mu.Unlock()
 	slices.SortStableFunc(lists, func(a, b condemnedList) int { return a.Time.Compare(b.Time) })
 	return lists, damaged, nil
 }
@@ -350,19 +364,20 @@ type damagedObject struct {
 	err error
 }
 
-// readAll reads every object below a folder, in the order of their names. An object that vanishes
+// readAll reads every object below a folder, in the order of their names, but for the content of those
+// that are not wanted. An object that vanishes
 // between the listing and its reading may have been replaced by one under a new name, so that the
 // folder is listed again.
-func (r *Repository) readAll(ctx context.Context, dir string) (objects []object, damaged []damagedObject, err error) {
+func (r *Repository) readAll(ctx context.Context, dir string, want func(name string) bool) (objects []object, damaged []damagedObject, err error) {
 	for attempt := 0; ; attempt++ {
-		objects, damaged, err = r.readListed(ctx, dir)
+		objects, damaged, err = r.readListed(ctx, dir, want)
 		if !errors.Is(err, storage.ErrNotExist) || attempt == 9 {
 			return objects, damaged, err
 		}
 	}
 }
 
-func (r *Repository) readListed(ctx context.Context, dir string) (objects []object, damaged []damagedObject, err error) {
+func (r *Repository) readListed(ctx context.Context, dir string, want func(name string) bool) (objects []object, damaged []damagedObject, err error) {
 	var infos []storage.Info
 	err = r.st.List(ctx, dir, func(i storage.Info) error {
 		infos = append(infos, i)
@@ -373,6 +388,10 @@ func (r *Repository) readListed(ctx context.Context, dir string) (objects []obje
 	}
 	slices.SortFunc(infos, func(a, b storage.Info) int { return strings.Compare(a.Name, b.Name) })
 	for _, i := range infos {
+		if !want(i.Name) {
+			objects = append(objects, object{Info: i})
+			continue
+		}
 		data, err := r.st.Get(ctx, i.Name, 0, -1, nil)
 		if err != nil {
 			return nil, nil, err

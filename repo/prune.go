@@ -409,7 +409,7 @@ func (p *PrunePlan) Execute(ctx context.Context) (*PruneReport, error) {
 func (p *PrunePlan) rewrite(ctx context.Context) (stored int64, err error) {
 	s := newSession(ctx, p.r, SessionOptions{Level: p.o.Level, Uploads: 2}, p.lease)
 	s.index = p.index
-	defer s.stop(context.WithoutCancel(ctx))
+	defer s.stop(ctx)
 	w := s.Writer()
 	var scratch frameScratch
 	// First of all, so that no copy in a pack that goes counts as one that stays.

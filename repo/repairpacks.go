@@ -52,7 +52,7 @@ func (r *Repository) RepairPacks(ctx context.Context, ids []index.PackID, dryRun
 		x.Condemn(id) // so that its copies do not count; dryRun or not, this process is done with them
 	}
 	s := newSession(ctx, r, SessionOptions{}, l)
-	defer s.stop(context.WithoutCancel(ctx))
+	defer s.stop(ctx)
 	for _, id := range rep.Packs {
 		if err := r.salvage(ctx, s, id, rep, dryRun); err != nil {
 			return rep, err

@@ -33,6 +33,7 @@ type Repository struct {
 	mu       sync.Mutex    // guards what LoadIndex replaces
 	index    *index.Index
 	segments map[index.SegmentID]bool // those in index
+	lists    map[string]condemnedList // those that are there, by name, as of the last look
 }
 
 // InitOptions are the options of Init.

@@ -238,7 +238,7 @@ func (s *Session) upload(pack index.Pack, file []byte) error {
 	if s.o.OnUpload != nil {
 		s.o.OnUpload(pack.Size)
 	}
-	return s.list(full)
+	return s.list(s.ctx, full)
 }
 
 // register makes a stored pack's blobs known to this process, and relied upon, unless the pack is
@@ -263,39 +263,42 @@ func (s *Session) register(pack index.Pack) (condemned bool, err error) {
 	return false, nil
 }
 
-// list stores an index segment for packs.
-func (s *Session) list(packs []index.Pack) error {
+// list stores an index segment for packs. Where it fails they are kept for another attempt.
+func (s *Session) list(ctx context.Context, packs []index.Pack) error {
 	if len(packs) == 0 {
 		return nil
 	}
 	if err := s.lease.check(); err != nil {
 		return err // others may have removed packs that no index listed
 	}
-	id, err := s.r.writeSegment(s.ctx, packs)
+	id, err := s.r.writeSegment(ctx, packs)
 	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.packs = append(s.packs, packs...)
 		return err
 	}
 	if err := s.lease.check(); err != nil {
-		return errors.Join(err, s.unlist(id, packs))
+		return errors.Join(err, s.unlist(ctx, id, packs))
 	}
 	return nil
 }
 
 // unlist removes the segment that was stored by a machine that slept just before, if a prune has found
 // its packs meanwhile.
-func (s *Session) unlist(id index.SegmentID, packs []index.Pack) error {
-	lists, err := s.r.condemnedLists(s.ctx)
+func (s *Session) unlist(ctx context.Context, id index.SegmentID, packs []index.Pack) error {
+	lists, err := s.r.condemnedLists(ctx)
 	if err != nil {
 		return err
 	}
 	for _, p := range packs {
-		_, err := s.r.st.Stat(s.ctx, packName(p.ID))
+		_, err := s.r.st.Stat(ctx, packName(p.ID))
 		found := slices.ContainsFunc(lists, func(l condemnedList) bool { return slices.Contains(l.packs, p.ID) })
 		switch {
 		case err != nil && !errors.Is(err, storage.ErrNotExist):
 			return err
 		case err != nil || found:
-			return s.r.cached.Delete(s.ctx, segmentName(id))
+			return s.r.cached.Delete(ctx, segmentName(id))
 		}
 	}
 	return nil
@@ -329,7 +332,7 @@ func (s *Session) flush(ctx context.Context) error {
 	packs := s.packs
 	s.packs = nil
 	s.mu.Unlock()
-	if err := s.list(packs); err != nil {
+	if err := s.list(ctx, packs); err != nil {
 		return s.fail(err)
 	}
 	return nil
@@ -511,7 +514,7 @@ func (s *Session) listStored(ctx context.Context) error {
 	packs := s.packs
 	s.packs = nil
 	s.mu.Unlock()
-	return s.list(packs)
+	return s.list(ctx, packs)
 }
 
 // stop waits for the uploads, or ends them when ctx is done.

@@ -92,7 +92,11 @@ func parseSnapshotName(i storage.Info) (SnapshotRef, error) {
 	if err != nil {
 		return SnapshotRef{}, bad
 	}
-	return SnapshotRef{ID: sid, Instance: instance, Time: t, Size: i.Size}, nil
+	ref := SnapshotRef{ID: sid, Instance: instance, Time: t, Size: i.Size}
+	if canonicalName(i.Name) != ref.name() {
+		return SnapshotRef{}, bad // it would be looked for under another name, and not be found
+	}
+	return ref, nil
 }
 
 // InstanceHash is what stands for an instance in SnapshotRef.Instance.

@@ -222,12 +222,12 @@ func serverCmd(ts *testscript.TestScript, _ bool, args []string) {
 		return
 	}
 	status := map[string]int{"ok": http.StatusOK, "fail": http.StatusInternalServerError, "failafter": http.StatusInternalServerError,
-		"denied": http.StatusUnauthorized, "full": http.StatusInsufficientStorage}[args[0]]
+		"denied": http.StatusUnauthorized, "full": http.StatusInsufficientStorage, "hangafter": hangs}[args[0]]
 	if status == 0 || s.dav == nil {
 		ts.Fatalf("no such behaviour, or no server")
 	}
 	left := 0
-	if args[0] == "failafter" {
+	if len(args) > 1 {
 		var err error
 		left, err = strconv.Atoi(args[1])
 		ts.Check(err)
@@ -237,6 +237,9 @@ func serverCmd(ts *testscript.TestScript, _ bool, args []string) {
 
 // serverKey finds the server among a script's values.
 type serverKey struct{}
+
+// hangs stands for no answer at all, until the client goes away.
+const hangs = 1
 
 // faultyServer answers with a status instead of serving, unless that is 200 or it has requests left to serve.
 type faultyServer struct {
@@ -267,6 +270,10 @@ func (s *faultyServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_, _ = io.Copy(io.Discard, r.Body)
+	if status == hangs {
+		<-r.Context().Done()
+		return
+	}
 	http.Error(w, http.StatusText(status), status)
 }
 

@@ -48,6 +48,13 @@ func (b *backend) close(ctx context.Context) {
 	}
 }
 
+// How long nothing may move before a request counts as failed: as long as --retry-for, within these bounds. rclone tries
+// some failures again by itself, in which nothing moves either.
+const (
+	longestStall  = 3 * time.Minute
+	shortestStall = 10 * time.Second
+)
+
 // openBackend composes backend, count, retry, limit and cache, from the inside out.
 func (a *app) openBackend() (*backend, error) {
 	spec, err := a.g.spec()
@@ -60,6 +67,9 @@ func (a *app) openBackend() (*backend, error) {
 		retries.Total = 0 // the default of package retry
 	} else if retries.Total == 0 {
 		retries.Total = 1 // not at all
+	}
+	if a.g.retrySet && a.g.retryFor.Duration() > 0 { // who does not want to wait long does not want to wait for silence either
+		retries.Stall = min(longestStall, max(retries.Total, shortestStall))
 	}
 	var st storage.Storage
 	if isFolder(spec) {

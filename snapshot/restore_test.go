@@ -170,7 +170,7 @@ func TestRestoreInPlace(t *testing.T) {
 	if entries, err := os.ReadDir(outside); err != nil || len(entries) != 2 {
 		t.Errorf("something was written outside of the target: %v, %v", entries, err)
 	}
-	// Of some 70 MiB: 2 MiB that were cut off, two chunks of up to 1 MiB that changed in part, and frames of small files.
+	// 2 MiB that were cut off, two chunks of up to 1 MiB that changed in part, and frames of small files.
 	// Where the chunks end is the repository's secret, so that this varies.
 	if rep.Bytes.Downloaded > 6<<20 {
 		t.Errorf("%d bytes downloaded for few changes", rep.Bytes.Downloaded)

@@ -25,7 +25,6 @@ type machine struct {
 	trees     []chunk.ID
 	content   content
 	t         *testing.T
-	grace     []time.Duration
 	ran       map[string]int
 }
 

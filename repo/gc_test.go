@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,32 +149,32 @@ func TestSuspendedWriter(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			tr := newRepo(t)
 			old := tr.backup(content{words("a", "b")})
-			changes := 0
-			var awake chan struct{}
+			var changes atomic.Int64
+			var awake atomic.Pointer[chan struct{}]
 			// Without the referee: what the sleeper does at last may break its rules, but does not last.
 			st := &hooked{Storage: tr.mem, before: func(kind, name string) {
 				if kind != "put" && kind != "delete" {
 					return
 				}
-				if awake != nil { // a renewal of the lease; it runs on when the machine wakes
-					<-awake
+				if wake := awake.Load(); wake != nil { // a renewal of the lease; it runs on when the machine wakes
+					<-*wake
 					return
 				}
-				if changes++; changes == n+1 {
+				if changes.Add(1) == int64(n+1) {
 					wake := make(chan struct{})
-					awake = wake
+					awake.Store(&wake)
 					forget(t, tr.open(tr.st), old)
 					for range 3 {
 						time.Sleep(leaseDead + time.Hour)
 						tr.prune(PruneOptions{Grace: MinGrace})
 					}
-					awake = nil
+					awake.Store(nil)
 					close(wake)
 				}
 			}}
 			r := tr.open(st)
 			ref, err := backup(context.Background(), r, content{words("a", "b", "c")})
-			done = changes <= n
+			done = changes.Load() <= int64(n)
 			if !done && err == nil && len(list(t, tr.mem, packsDir)) == 0 {
 				t.Error("nothing is stored")
 			}
@@ -207,13 +208,13 @@ func TestSuspendedWriter(t *testing.T) {
 func TestLeaseStaysLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tr := newRepo(t)
-		down := false
+		var down atomic.Bool
 		f := storagetest.NewFault(tr.st)
 		w := tr.begin(&downStorage{f, &down})
 		tree := w.put(words("a"))
-		down = true
+		down.Store(true)
 		time.Sleep(leaseAlive + time.Hour)
-		down = false
+		down.Store(false)
 		time.Sleep(2 * leaseRenew) // renewals work again
 		_, err := w.s.Commit(t.Context(), w.payload(tree))
 		if !errors.Is(err, ErrLeaseLost) {
@@ -229,11 +230,11 @@ func TestLeaseStaysLost(t *testing.T) {
 // downStorage fails every change while *down.
 type downStorage struct {
 	storage.Storage
-	down *bool
+	down *atomic.Bool
 }
 
 func (d *downStorage) Put(ctx context.Context, name string, data []byte) (storage.Info, error) {
-	if *d.down {
+	if d.down.Load() {
 		return storage.Info{}, storagetest.ErrFault
 	}
 	return d.Storage.Put(ctx, name, data)

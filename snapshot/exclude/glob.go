@@ -108,10 +108,7 @@ func parseClass(p string) (s *set, n int, reason string) {
 					return nil, 0, open
 				}
 			}
-			if int(p[i]) < from {
-				return nil, 0, "a range in brackets is the wrong way round"
-			}
-			for c := from; c <= int(p[i]); c++ {
+			for c := from; c <= int(p[i]); c++ { // one the wrong way round adds nothing, as in git
 				s.add(byte(c))
 			}
 			from = -1

@@ -13,7 +13,7 @@ import (
 const module = "github.com/whole-tale/wtsnap/"
 
 // layers are the packages from the top down: each may import those below it, and what lies in its own folder.
-var layers = []string{"cmd", "snapshot", "repo", "index", "chunk"}
+var layers = []string{"cmd", "mongo", "snapshot", "repo", "index", "chunk"}
 
 func layerOf(path string) int {
 	first, _, _ := strings.Cut(path, "/")

@@ -76,6 +76,10 @@ func (k *Sink) Owner(uid uint32, user string, gid uint32, group string) {
 	k.b.owners.add(uid, gid, user, group)
 }
 
+// SetMongo sets what the manifest says of a MongoDB. The last call counts; a checkpoint has what was set before it. m is
+// not to be changed any more.
+func (k *Sink) SetMongo(m *MongoInfo) { k.src.mongo.Store(m) }
+
 // Add adds an entry, or replaces one. Its path is relative to the source and slash-separated; empty names and "." are
 // dropped, a leading slash too; one with ".." is reported and left out. Folders on the way are made. The last name goes
 // into the node, which says everything but the content and its size; content is read to its end, for files only.

@@ -30,6 +30,7 @@ type backupSource struct {
 	bytes   atomic.Int64
 
 	problems atomic.Int64
+	mongo    atomic.Pointer[MongoInfo]
 
 	// How it ended. Written under backup.mu.
 	missing error // it could not be saved at all
@@ -52,7 +53,7 @@ func (b *backup) newSource(spec *SourceSpec, parents []*parentSnap) *backupSourc
 // describe returns the source's line of the manifest.
 func (s *backupSource) describe() Source {
 	return Source{Label: s.spec.Label, Kind: s.kind, Path: s.spec.Path, Files: s.files.Load(), Dirs: s.dirs.Load(),
-		Bytes: s.bytes.Load(), Errors: s.problems.Load(), Time: s.began.UTC()}
+		Bytes: s.bytes.Load(), Errors: s.problems.Load(), Time: s.began.UTC(), Mongo: s.mongo.Load()}
 }
 
 // removed returns how many files the finished parent had that are gone.

@@ -19,8 +19,9 @@ import (
 	"github.com/whole-tale/wtsnap/repo/storage"
 )
 
-// ManifestVersion is the version of the manifest that this program writes, and the only one that it reads.
-const ManifestVersion = 1
+// ManifestVersion is the newest version of the manifest that this program reads. It writes the oldest one that can say
+// what is to be said: 2 where a source is a MongoDB, else 1.
+const ManifestVersion = 2
 
 // A Manifest says what a snapshot is: its root folder, what it was made of, and how that went.
 type Manifest struct {
@@ -63,7 +64,8 @@ type Source struct {
 	Dirs   int64      `json:"dirs"`
 	Bytes  int64      `json:"bytes"`
 	Errors int64      `json:"errors"`
-	Time   time.Time  `json:"time,omitzero"` // of the machine, when the reading of this source began; UTC
+	Time   time.Time  `json:"time,omitzero"`   // of the machine, when the reading of this source began; UTC
+	Mongo  *MongoInfo `json:"mongo,omitempty"` // since version 2
 }
 
 // Owners are the names of the users and groups that own entries of the snapshot, by number. Numbers without a name are
@@ -90,11 +92,21 @@ func EncodeManifest(m *Manifest) ([]byte, error) {
 	if c.Sources == nil {
 		c.Sources = []Source{}
 	}
-	data, err := json.Marshal(manifestJSON{ManifestVersion, c.Root.String(), &c})
+	data, err := json.Marshal(manifestJSON{c.version(), c.Root.String(), &c})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the manifest: %w", err)
 	}
 	return data, nil
+}
+
+// version returns the oldest version that has every field that m uses.
+func (m *Manifest) version() int {
+	for i := range m.Sources {
+		if m.Sources[i].Mongo != nil {
+			return 2
+		}
+	}
+	return 1
 }
 
 // DecodeManifest is the inverse of EncodeManifest. It refuses unknown versions and fields: whoever adds a field that an
@@ -106,8 +118,8 @@ func DecodeManifest(data []byte) (*Manifest, error) {
 	if err := json.Unmarshal(data, &version); err != nil {
 		return nil, fmt.Errorf("decoding a manifest: %w", err)
 	}
-	if version.Version != ManifestVersion {
-		return nil, fmt.Errorf("decoding a manifest: it has version %d, this program reads %d", version.Version, ManifestVersion)
+	if version.Version < 1 || version.Version > ManifestVersion {
+		return nil, fmt.Errorf("decoding a manifest: it has version %d, this program reads 1 to %d", version.Version, ManifestVersion)
 	}
 	m := manifestJSON{Manifest: &Manifest{}}
 	d := json.NewDecoder(bytes.NewReader(data))
@@ -126,6 +138,9 @@ func DecodeManifest(data []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("decoding a manifest: the root: %w", err)
 	}
 	m.Root = root
+	if need := m.version(); need > version.Version {
+		return nil, fmt.Errorf("decoding a manifest: it has version %d and a field of version %d", version.Version, need)
+	}
 	return m.Manifest, nil
 }
 

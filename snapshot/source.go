@@ -13,7 +13,10 @@ type SourceSpec struct {
 	Label string
 	Kind  SourceKind // SourceFolder stands for a file as well, until it is looked at
 	Path  string     // of a folder, a file or an archive; "-" = standard input; of SourceStdin the name that it gets
-	Guard Guard
+	// Address is what the user wrote of a SourceMongo: a connection string or mongodump:PATH. It may hold a password and
+	// is never shown; Path is the same without one.
+	Address string
+	Guard   Guard
 	// Stream, where it is set, yields the source's entries, and Path is only for people. Package mongo sets it.
 	Stream StreamSource
 }
@@ -32,18 +35,18 @@ type Guard struct {
 	Sentinel   string // a file, relative to the source, that must be there; "" = none
 }
 
-// ErrMongoSource is found (errors.Is) where ParseSource meets a MongoDB or a mongodump, which package mongo reads.
-var ErrMongoSource = errors.New("this build reads neither a MongoDB nor a mongodump archive; save the files of " +
-	"`mongodump --out DIR` as a folder, or `mongodump --archive` through stdin:NAME")
-
-// ParseSource reads [LABEL=]SOURCE, where SOURCE is the path of a folder or a file, tar:FILE, tar:-, or stdin:NAME.
+// ParseSource reads [LABEL=]SOURCE, where SOURCE is the path of a folder or a file, tar:FILE, tar:-, stdin:NAME, or of a
+// MongoDB mongodb://..., mongodb+srv://... or mongodump:PATH. The last ones need a Stream, which package mongo makes from
+// their Address.
 //
 // What precedes the first "=" is the label if there is no slash in it. A path with "=" in its first name, or one that
 // starts like another kind of source, is written ./PATH. The label defaults to the base name.
 func ParseSource(s string) (SourceSpec, error) {
 	label, rest, labelled := strings.Cut(s, "=")
+	whole := s
+	s = RedactURI(s) // from here on for people
 	if !labelled || strings.Contains(label, "/") {
-		label, rest, labelled = "", s, false
+		label, rest, labelled = "", whole, false
 	}
 	if labelled {
 		if err := checkLabel(label); err != nil {
@@ -68,14 +71,13 @@ func ParseSource(s string) (SourceSpec, error) {
 			return spec, fmt.Errorf("source %q: the name that the stream gets: %w", s, err)
 		}
 	case "mongodb", "mongodb+srv", "mongodump":
-		spec.Kind = SourceMongo
-		if !labelled {
-			spec.Label = "mongo"
+		spec.Kind, spec.Address, spec.Path, base = SourceMongo, rest, RedactURI(rest), "mongo"
+		if arg == "" || scheme != "mongodump" && !strings.HasPrefix(arg, "//") {
+			return spec, fmt.Errorf("source %q: it names nothing", spec.Path)
 		}
-		return spec, fmt.Errorf("source %q: %w", s, ErrMongoSource)
 	default:
 		if strings.HasPrefix(arg, "//") {
-			return spec, fmt.Errorf("source %q: unknown kind %q (a folder of that name is written ./%s)", s, scheme, rest)
+			return spec, fmt.Errorf("source %q: unknown kind %q (a folder of that name is written ./%s)", s, scheme, RedactURI(rest))
 		}
 		base = filepath.Base(rest)
 		if base == "." || base == ".." {
@@ -140,5 +142,6 @@ func CheckSources(specs []SourceSpec) error {
 }
 
 func (s *SourceSpec) readsStdin() bool {
-	return s.Stream == nil && (s.Kind == SourceStdin || s.Kind == SourceTar && s.Path == "-")
+	return s.Kind == SourceMongo && s.Address == "mongodump:-" ||
+		s.Stream == nil && (s.Kind == SourceStdin || s.Kind == SourceTar && s.Path == "-")
 }

@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,9 +41,13 @@ func TestParseSource(t *testing.T) {
 		"stdin:":                            {},
 		"x=stdin:a/b":                       {},
 		"s3://bucket":                       {},
-		"mongo=mongodb://db1,db2/?x=1":      {},
-		"mongodb+srv://db1":                 {},
-		"mongo=mongodump:dump.archive":      {},
+		"m=mongodb://db1,db2/?x=1":          {Label: "m", Kind: SourceMongo, Path: "mongodb://db1,db2/?x=1", Address: "mongodb://db1,db2/?x=1"},
+		"mongodb+srv://db1/?x=1":            {Label: "mongo", Kind: SourceMongo, Path: "mongodb+srv://db1/?x=1", Address: "mongodb+srv://db1/?x=1"},
+		"mongodb://a:b@db1":                 {Label: "mongo", Kind: SourceMongo, Path: "mongodb://a:***@db1", Address: "mongodb://a:b@db1"},
+		"m=mongodump:dump.archive":          {Label: "m", Kind: SourceMongo, Path: "mongodump:dump.archive", Address: "mongodump:dump.archive"},
+		"mongodump:-":                       {Label: "mongo", Kind: SourceMongo, Path: "mongodump:-", Address: "mongodump:-"},
+		"mongodump:":                        {},
+		"mongodb:x":                         {},
 		"/srv/My Docs":                      {},
 		strings.Repeat("x", 256) + "=/srv/": {},
 	} {
@@ -59,8 +62,8 @@ func TestParseSource(t *testing.T) {
 			t.Errorf("%q is %+v, %v, want %+v", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"mongodb://db", "m=mongodb+srv://db", "m=mongodump:-"} {
-		if _, err := ParseSource(in); !errors.Is(err, ErrMongoSource) {
+	for _, in := range []string{"my label=mongodb://u:secret@h", "m=mongo-db://u:secret@h", "=mongodb://u:secret@h"} {
+		if _, err := ParseSource(in); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: error %v", in, err)
 		}
 	}
@@ -72,6 +75,7 @@ func TestSourcesTogether(t *testing.T) {
 		{{Label: "a", Path: "x"}, {Label: "a", Path: "y"}},
 		{{Label: "a", Kind: SourceStdin, Path: "x"}, {Label: "b", Kind: SourceTar, Path: "-"}},
 		{{Label: "a/b", Path: "x"}},
+		{{Label: "a", Kind: SourceStdin, Path: "x"}, {Label: "b", Kind: SourceMongo, Address: "mongodump:-"}},
 	} {
 		if CheckSources(bad) == nil {
 			t.Errorf("%+v were taken", bad)

@@ -573,11 +573,36 @@ func TestGoldenManifest(t *testing.T) {
 	}
 }
 
+// sampleMongoManifest has every field of version 2.
+func sampleMongoManifest() *Manifest {
+	m := sampleManifest()
+	m.Sources = append(m.Sources, Source{Label: "mongo", Kind: SourceMongo, Path: "mongodb://u:***@db1/?replicaSet=rs1", Files: 5, Dirs: 2, Bytes: 9, Time: m.Time,
+		Mongo: &MongoInfo{Role: MongoDump, Server: "7.0.42", Tool: "100.10.0", Set: "rs1", Member: "db2:27017", Consistency: MongoWindow,
+			Start: Timestamp{1700000000, 1}, End: Timestamp{1700000060, 7}, Order: MongoNatural,
+			Databases: []MongoDatabase{{"girder", 2, 300, 9}}, Include: []string{"girder.*"}, Exclude: []string{"girder.token"}}})
+	return m
+}
+
+func TestGoldenMongoManifest(t *testing.T) {
+	data, err := EncodeManifest(sampleMongoManifest())
+	must(t, err)
+	golden(t, "manifest_v2.hex", data)
+	m, err := DecodeManifest(data)
+	must(t, err)
+	if diff := cmp.Diff(sampleMongoManifest(), m); diff != "" {
+		t.Errorf("manifest differs (-want +got):\n%s", diff)
+	}
+	if _, err := DecodeManifest(bytes.Replace(data, []byte(`"version":2`), []byte(`"version":1`), 1)); err == nil {
+		t.Error("a MongoDB in a manifest of version 1 was taken")
+	}
+}
+
 func TestManifestIsStrict(t *testing.T) {
 	data, err := EncodeManifest(sampleManifest())
 	must(t, err)
 	for from, to := range map[string]string{
-		`"version":1`:  `"version":2`,
+		`"version":1`:  `"version":3`,
+		`{"version":1`: `{"version":0`,
 		`"host":`:      `"hist":`,
 		`"root":"05`:   `"root":"5`,
 		`"complete":t`: `"complete":"t`,
@@ -598,6 +623,9 @@ func TestManifestIsStrict(t *testing.T) {
 
 func FuzzDecodeManifest(f *testing.F) {
 	data, err := EncodeManifest(sampleManifest())
+	must(f, err)
+	f.Add(data)
+	data, err = EncodeManifest(sampleMongoManifest())
 	must(f, err)
 	f.Add(data)
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -71,6 +71,9 @@ func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error
 	if err := snapshot.CheckSources(o.Sources); err != nil {
 		return o, &usageError{text: err.Error()}
 	}
+	if err := a.mongoSources(c, o.Sources); err != nil {
+		return o, err
+	}
 	if o.Exclude, err = excludeOptions(c); err != nil {
 		return o, err
 	}

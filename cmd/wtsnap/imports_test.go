@@ -25,8 +25,9 @@ func layerOf(path string) int {
 	return -1
 }
 
-// TestImports keeps the structure: imports point downwards, one package imports rclone, one urfave/cli, and the storages
-// and the file system know nothing of repositories and snapshots. Tests may import what they test with.
+// TestImports keeps the structure: imports point downwards, one package imports rclone, one urfave/cli, one MongoDB's
+// driver, and the storages and the file system know nothing of repositories and snapshots. Tests may import what they
+// test with.
 func TestImports(t *testing.T) {
 	root := filepath.Join("..", "..")
 	files := 0
@@ -81,6 +82,8 @@ func forbidden(from string, layer int, what string) string {
 	switch {
 	case strings.HasPrefix(what, "github.com/rclone/") && !below("repo/storage/rclone"):
 		return "only repo/storage/rclone imports rclone"
+	case strings.HasPrefix(what, "go.mongodb.org/") && !below("mongo"):
+		return "only mongo imports the driver"
 	case strings.HasPrefix(what, "github.com/urfave/cli") && !below("cmd/wtsnap"):
 		return "only cmd/wtsnap imports the command line's library"
 	case !strings.HasPrefix(what, module):

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/whole-tale/wtsnap/cmd/wtsnap/spelling"
 )
 
 // A usageError is a mistake in the command line, in an environment variable or in a file that these name.
@@ -119,7 +121,7 @@ func (p *parser) word(token string) error {
 		}
 	}
 	hint := "wtsnap " + of + "--help"
-	if near := nearest(token, known); near != "" {
+	if near := spelling.Nearest(token, known); near != "" {
 		hint = "wtsnap " + of + near
 	}
 	return usagef(hint, "there is no command %s%s", of, shown(token))
@@ -256,7 +258,7 @@ func (p *parser) unknownFlag(token, name string) error {
 		known = append(known, f.Names()...)
 	}
 	hint := "wtsnap " + p.commandName() + "--help"
-	if near := nearest(name, known); near != "" {
+	if near := spelling.Nearest(name, known); near != "" {
 		hint = dashed(near)
 	} else if len(p.path) == 0 {
 		for _, c := range p.app.Commands {
@@ -264,7 +266,7 @@ func (p *parser) unknownFlag(token, name string) error {
 			for _, f := range c.Flags {
 				own = append(own, f.Names()...)
 			}
-			if near := nearest(name, own); near != "" {
+			if near := spelling.Nearest(name, own); near != "" {
 				hint = fmt.Sprintf("write %s behind its command, such as: wtsnap %s %[1]s", dashed(near), c.Name)
 				break
 			}
@@ -280,46 +282,4 @@ func dashed(name string) string {
 		return "-" + name
 	}
 	return "--" + name
-}
-
-// nearest returns the known word that looks most like a mistyped one, or "".
-func nearest(word string, known []string) string {
-	best, least := "", 1+len(word)/3
-	for _, k := range known {
-		if len(k) < 2 {
-			continue
-		}
-		d := distance(word, k)
-		if d > 0 && len(word) > 2 && strings.HasPrefix(k, word) {
-			d = 1
-		}
-		if d <= least {
-			best, least = k, d-1
-		}
-	}
-	return best
-}
-
-// distance is the number of letters to insert, remove, change or swap with their neighbour (optimal string alignment).
-func distance(a, b string) int {
-	var before, last, row []int
-	for j := range len(b) + 1 {
-		last = append(last, j)
-	}
-	for i := range len(a) {
-		row = []int{i + 1}
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			d := min(row[j]+1, last[j+1]+1, last[j]+cost)
-			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
-				d = min(d, before[j-1]+1)
-			}
-			row = append(row, d)
-		}
-		before, last = last, row
-	}
-	return last[len(b)]
 }

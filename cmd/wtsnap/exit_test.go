@@ -170,16 +170,6 @@ func TestHelpOfEveryCommand(t *testing.T) {
 	})
 }
 
-func TestNearest(t *testing.T) {
-	known := []string{"backup", "restore", "snapshots", "check", "r", "keep-last"}
-	for word, want := range map[string]string{"bakcup": "backup", "restor": "restore", "snap": "snapshots", "chekc": "check", "keeplast": "keep-last",
-		"xyz": "", "rm": "", "zzzzzzzz": ""} {
-		if got := nearest(word, known); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
-		}
-	}
-}
-
 func TestShown(t *testing.T) {
 	for name, want := range map[string]string{"plain": "plain", "größe €": "größe €", "a\nb": `"a\nb"`, "\x1b[31m": `"\x1b[31m"`, "x\xff": `"x\xff"`,
 		"": `""`, "\u202egnp.exe": `"\u202egnp.exe"`} {

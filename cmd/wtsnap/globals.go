@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/whole-tale/wtsnap/cmd/wtsnap/spelling"
 	"github.com/whole-tale/wtsnap/repo/storage/limit"
 	"github.com/whole-tale/wtsnap/snapshot"
 )
@@ -188,7 +189,7 @@ func checkVariables(app *cli.App, environ []string) (notes []string) {
 			continue
 		}
 		note := "the environment variable " + shown(name) + " means nothing to wtsnap"
-		if near := nearest(name, list); near != "" {
+		if near := spelling.Nearest(name, list); near != "" {
 			note += ": did you mean " + near + "?"
 		}
 		notes = append(notes, note)

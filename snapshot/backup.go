@@ -124,11 +124,13 @@ func Backup(ctx context.Context, r *repo.Repository, o BackupOptions) (report *B
 	if err := o.prepare(began); err != nil {
 		return nil, err
 	}
-	matcher, err := exclude.Compile(o.Exclude.Patterns)
-	if err != nil {
-		return nil, err
+	b := newRun(r, &o)
+	for i := range o.Sources {
+		spec := &o.Sources[i]
+		if b.excludes[spec.Label], err = newExcluder(o.Exclude, spec.Exclude); err != nil {
+			return nil, err
+		}
 	}
-	b := newRun(r, &o, matcher)
 	b.s, err = r.Begin(ctx, repo.SessionOptions{Level: o.Level, NoDelta: o.NoDelta, Uploads: b.plan.uploads, OnUpload: b.uploaded})
 	if err != nil {
 		return nil, err

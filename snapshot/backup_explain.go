@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/whole-tale/wtsnap/snapshot/exclude"
@@ -19,25 +20,25 @@ func (b *backup) estimate(ctx context.Context) {
 			p.TotalFiles.Add(parent.source.Files)
 			p.TotalBytes.Add(parent.source.Bytes)
 		} else if b.o.Estimate && spec.Stream == nil && spec.Kind == SourceFolder {
-			b.walkers.Go(func() { b.countSource(ctx, spec.Path) })
+			b.walkers.Go(func() { b.countSource(ctx, spec) })
 		}
 	}
 }
 
-func (b *backup) countSource(ctx context.Context, path string) {
-	d, err := localfs.OpenDir(path)
+func (b *backup) countSource(ctx context.Context, spec *SourceSpec) {
+	d, err := localfs.OpenDir(spec.Path)
 	if err != nil {
 		return // whoever saves it says so
 	}
 	m, _ := d.Meta()
-	b.countFolder(ctx, d, "", m.Dev)
+	b.countFolder(ctx, b.excludes[spec.Label], d, "", m.Dev)
 }
 
 // countFolder counts what is to be saved in a folder, and closes it. Nothing of it is reported.
-func (b *backup) countFolder(ctx context.Context, d *localfs.Dir, rel string, dev uint64) {
+func (b *backup) countFolder(ctx context.Context, x *excluder, d *localfs.Dir, rel string, dev uint64) {
 	defer d.Close()
 	entries, err := d.Entries(nil)
-	if err != nil || b.o.Exclude.Caches && isCache(d) {
+	if err != nil || x.Caches && isCache(d) {
 		return
 	}
 	for _, e := range entries {
@@ -45,7 +46,7 @@ func (b *backup) countFolder(ctx context.Context, d *localfs.Dir, rel string, de
 			return
 		}
 		path := joinPath(rel, e.Name)
-		if b.matcher != nil && b.matcher.Match(path, e.Type == localfs.TypeDir).Excluded {
+		if x.excludes(path, e.Type == localfs.TypeDir) {
 			continue
 		}
 		switch e.Type {
@@ -54,13 +55,13 @@ func (b *backup) countFolder(ctx context.Context, d *localfs.Dir, rel string, de
 			if err != nil {
 				continue
 			}
-			if m, err := sub.Meta(); err != nil || b.o.Exclude.OneFileSystem && m.Dev != dev {
+			if m, err := sub.Meta(); err != nil || x.OneFileSystem && m.Dev != dev {
 				_ = sub.Close()
 				continue
 			}
-			b.countFolder(ctx, sub, path, dev)
+			b.countFolder(ctx, x, sub, path, dev)
 		case localfs.TypeFile, localfs.TypeUnknown:
-			if m, err := d.Stat(e.Name); err == nil && m.Type == localfs.TypeFile && !b.o.Exclude.MaxSize.Decide(m.Size).Excluded {
+			if m, err := d.Stat(e.Name); err == nil && m.Type == localfs.TypeFile && !x.MaxSize.Decide(m.Size).Excluded {
 				b.o.Progress.TotalFiles.Add(1)
 				b.o.Progress.TotalBytes.Add(m.Size)
 			}
@@ -71,11 +72,11 @@ func (b *backup) countFolder(ctx context.Context, d *localfs.Dir, rel string, de
 // Explain says in a sentence why a path would be in a snapshot or not. The path is absolute, relative to the working
 // folder, or relative to the source. It looks at the file system but reads nothing but tags of caches.
 func Explain(specs []SourceSpec, o ExcludeOptions, path string) (string, error) {
-	matcher, err := exclude.Compile(o.Patterns)
+	spec, rel, err := sourceOf(specs, path)
 	if err != nil {
 		return "", err
 	}
-	spec, rel, err := sourceOf(specs, path)
+	x, err := newExcluder(o, spec.Exclude)
 	if err != nil {
 		return "", err
 	}
@@ -95,7 +96,7 @@ func Explain(specs []SourceSpec, o ExcludeOptions, path string) (string, error) 
 		if at == "" {
 			folder = spec.Path
 		}
-		if o.Caches && name != exclude.CacheTag {
+		if x.Caches && name != exclude.CacheTag {
 			if d, err := localfs.OpenDir(folder); err == nil {
 				tagged := isCache(d)
 				_ = d.Close()
@@ -113,20 +114,47 @@ func Explain(specs []SourceSpec, o ExcludeOptions, path string) (string, error) 
 		if i < len(names)-1 && !isDir {
 			return "", fmt.Errorf("%q is no folder", joinName(spec.Path, at))
 		}
-		if d := matcher.Match(at, isDir); d.Excluded {
+		if d := x.matcher.Match(at, isDir); d.Excluded {
 			if i < len(names)-1 {
 				d.Parent = joinPath(spec.Label, at)
 			}
 			return d.Explain(shown), nil
 		}
-		if o.OneFileSystem && m.Dev != root.Dev && (!isDir || i < len(names)-1) {
+		if x.OneFileSystem && m.Dev != root.Dev && (!isDir || i < len(names)-1) {
 			return fmt.Sprintf("%q is excluded: %q lies on another file system (--one-file-system)", shown, joinPath(spec.Label, at)), nil
 		}
-		if d := o.MaxSize.Decide(m.Size); m.Type == localfs.TypeFile && d.Excluded {
+		if d := x.MaxSize.Decide(m.Size); m.Type == localfs.TypeFile && d.Excluded {
 			return d.Explain(shown), nil
 		}
 	}
-	return matcher.Match(at, isDir).Explain(shown), nil
+	return x.matcher.Match(at, isDir).Explain(shown), nil
+}
+
+// An excluder decides what of one source is left out.
+type excluder struct {
+	ExcludeOptions
+	matcher *exclude.Matcher
+}
+
+// newExcluder joins what holds for all sources with what holds for one; of the rules, the last that matches decides.
+func newExcluder(all ExcludeOptions, one *ExcludeOptions) (*excluder, error) {
+	x := &excluder{ExcludeOptions: all}
+	if one == nil {
+		one = &ExcludeOptions{}
+	}
+	x.Patterns = slices.Concat(all.Patterns, one.Patterns)
+	x.Caches = all.Caches || one.Caches
+	x.OneFileSystem = all.OneFileSystem || one.OneFileSystem
+	if one.MaxSize.Bytes > 0 {
+		x.MaxSize = one.MaxSize
+	}
+	var err error
+	x.matcher, err = exclude.Compile(x.Patterns)
+	return x, err
+}
+
+func (x *excluder) excludes(path string, isDir bool) bool {
+	return len(x.Patterns) > 0 && x.matcher.Match(path, isDir).Excluded
 }
 
 // sourceOf returns the source that a path is in, and the rest of the path.

@@ -12,7 +12,6 @@ import (
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo"
-	"github.com/whole-tale/wtsnap/snapshot/exclude"
 	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
 
@@ -42,10 +41,10 @@ type backup struct {
 	o    *BackupOptions
 	plan backupPlan
 
-	matcher *exclude.Matcher // nil: nothing is excluded
-	parents map[string][]*parentSnap
-	fail    func(error) // ends the run
-	failure error       // the first that ended it; written under mu
+	excludes map[string]*excluder // by label
+	parents  map[string][]*parentSnap
+	fail     func(error) // ends the run
+	failure  error       // the first that ended it; written under mu
 
 	// gate is held shared by whoever puts a blob or changes what a checkpoint reads, and exclusively by a checkpoint.
 	// It must not be taken twice, and nothing that waits for another holder may be done under it.
@@ -123,11 +122,8 @@ func newPlan(o *BackupOptions, maxChunk int64) backupPlan {
 	return p
 }
 
-func newRun(r *repo.Repository, o *BackupOptions, m *exclude.Matcher) *backup {
-	b := &backup{r: r, o: o}
-	if len(o.Exclude.Patterns) > 0 {
-		b.matcher = m
-	}
+func newRun(r *repo.Repository, o *BackupOptions) *backup {
+	b := &backup{r: r, o: o, excludes: map[string]*excluder{}}
 	params := r.ChunkParams()
 	b.plan = newPlan(o, int64(params.Max))
 	b.jobs = make(chan backupJob, 4*b.plan.workers)

@@ -16,6 +16,7 @@ type backupSource struct {
 	spec    *SourceSpec
 	kind    SourceKind
 	parents []*parentSnap
+	exclude *excluder
 	began   time.Time
 	dev     uint64 // of the root
 	links   linkTable
@@ -39,7 +40,7 @@ type backupSource struct {
 }
 
 func (b *backup) newSource(spec *SourceSpec, parents []*parentSnap) *backupSource {
-	s := &backupSource{spec: spec, kind: spec.Kind, parents: parents, began: time.Now()}
+	s := &backupSource{spec: spec, kind: spec.Kind, parents: parents, exclude: b.excludes[spec.Label], began: time.Now()}
 	if p := finished(parents); p != nil && b.o.SampleNights > 0 && !b.o.ReadAll {
 		s.nights = max(uint64(b.o.SampleNights), uint64(p.source.Bytes/sampleBytes))
 		s.night = uint64(b.o.Time.Unix()/86400) % s.nights

@@ -389,6 +389,38 @@ func TestExcludes(t *testing.T) {
 	}
 }
 
+// TestExcludesOfASource: what one source leaves out, another keeps; what the run leaves out can be taken in again.
+func TestExcludesOfASource(t *testing.T) {
+	v := newVault(t)
+	for _, name := range []string{"a/x.tmp", "a/x.o", "a/x.log", "b/x.tmp", "b/x.o", "b/x.log"} {
+		v.write(name, name)
+	}
+	v.opts.Exclude = ExcludeOptions{Patterns: []exclude.Pattern{{Text: "*.tmp", Origin: "run"}}}
+	v.opts.Sources = []SourceSpec{
+		{Label: "a", Kind: SourceFolder, Path: filepath.Join(v.src, "a"),
+			Exclude: &ExcludeOptions{Patterns: []exclude.Pattern{{Text: "*.o", Origin: "a"}, {Text: "!x.tmp", Origin: "a"}}}},
+		{Label: "b", Kind: SourceFolder, Path: filepath.Join(v.src, "b")},
+	}
+	rep := v.backup()
+	var got []string
+	must(t, Walk(t.Context(), v.r.Blob, &Node{Subtree: rep.Snapshot.Root}, "", func(path string, n *Node, err error) error {
+		if err == nil && n.IsFile() {
+			got = append(got, path)
+		}
+		return err
+	}))
+	if want := []string{"a/x.log", "a/x.tmp", "b/x.log", "b/x.o"}; !slices.Equal(got, want) {
+		t.Errorf("saved %q, want %q", got, want)
+	}
+	if text, err := Explain(v.options().Sources, v.opts.Exclude, filepath.Join(v.src, "a/x.o")); err != nil || !strings.Contains(text, `excluded by "*.o" (a)`) {
+		t.Errorf("%q, %v", text, err)
+	}
+	v.opts.Sources[1].Exclude = &ExcludeOptions{Patterns: []exclude.Pattern{{Text: "[", Origin: "b"}}}
+	if _, err := v.try(t.Context()); err == nil {
+		t.Error("a bad pattern was taken")
+	}
+}
+
 func TestOneFileSystem(t *testing.T) {
 	if mounted, err := localfs.IsMountPoint("/dev/shm"); err != nil || !mounted {
 		t.Skipf("no file system is mounted at /dev/shm: %v", err)
@@ -476,7 +508,7 @@ func (v *vault) contentOf(m *localfs.Meta, file *localfs.File, again bool) (*Nod
 	v.t.Helper()
 	o := v.options()
 	must(v.t, o.prepare(time.Now()))
-	b := newRun(v.r, &o, nil)
+	b := newRun(v.r, &o)
 	b.fail = func(err error) { v.t.Error(err) }
 	put := func(data []byte, _ []chunk.ID) (chunk.ID, error) { return v.r.Hasher().Sum(data), nil }
 	b.treePut = put

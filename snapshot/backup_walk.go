@@ -59,7 +59,7 @@ func (b *backup) walkEntries(ctx context.Context, f *openFolder, cursors []pastC
 
 // uncached leaves only the tag of a folder that is tagged as a cache.
 func (b *backup) uncached(f *openFolder, entries []localfs.Entry) []localfs.Entry {
-	if !b.o.Exclude.Caches {
+	if !f.src.exclude.Caches {
 		return entries
 	}
 	i, ok := slices.BinarySearchFunc(entries, exclude.CacheTag, func(e localfs.Entry, name string) int { return strings.Compare(e.Name, name) })
@@ -141,7 +141,7 @@ func vanished(err error) error {
 }
 
 func (w *walker) excluded(name string, isDir bool) bool {
-	return w.b.matcher != nil && w.b.matcher.Match(joinPath(w.f.rel, name), isDir).Excluded
+	return w.f.src.exclude.excludes(joinPath(w.f.rel, name), isDir)
 }
 
 // entry decides what is done with one entry.
@@ -195,7 +195,7 @@ func (w *walker) folder(ctx context.Context, name string) {
 	child.node.Xattrs = w.xattrs(name, &m, &old, d.Xattrs)
 	child.hold()
 	child.up, child.slot = f, f.open(child)
-	if b.o.Exclude.OneFileSystem && m.Dev != f.src.dev {
+	if f.src.exclude.OneFileSystem && m.Dev != f.src.dev {
 		b.walkEntries(ctx, child, nil, nil)
 		child.release()
 		return
@@ -266,7 +266,7 @@ func (w *walker) other(ctx context.Context, name string, m *localfs.Meta) {
 // file takes a file's content from a parent or another link, or has it read.
 func (w *walker) file(ctx context.Context, name, openAs string, m *localfs.Meta) {
 	b, f := w.b, w.f
-	if b.o.Exclude.MaxSize.Decide(m.Size).Excluded {
+	if f.src.exclude.MaxSize.Decide(m.Size).Excluded {
 		return
 	}
 	f.src.seen.Add(1)

@@ -17,6 +17,8 @@ type SourceSpec struct {
 	// is never shown; Path is the same without one.
 	Address string
 	Guard   Guard
+	// Exclude leaves out of this source what the run's options do not already. It may be nil.
+	Exclude *ExcludeOptions
 	// Stream, where it is set, yields the source's entries, and Path is only for people. Package mongo sets it.
 	Stream StreamSource
 }

@@ -1,0 +1,173 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/repo"
+)
+
+// fileBatch is how much of a file is read at a time, in bytes; a part may go beyond.
+const fileBatch = 4 << 20
+
+// maxSteps bounds a batch of many holes and small parts.
+const maxSteps = 1024
+
+// A FileReader reads the content of one file of a snapshot in order. It reads ahead, so that whoever uses the bytes and
+// the backend work at the same time. Missing or damaged data end it with the *repo.DamageError, after all bytes that come
+// before them; the error names the file. It is for one goroutine, and must be closed.
+//
+// Memory: three batches of 4 MiB, less for smaller files, and what repo.ReadBlobs needs for its workers.
+type FileReader struct {
+	path    string
+	cancel  context.CancelFunc
+	batches chan *fileData
+	ended   error // why there are no more batches; set before the channel is closed
+	cur     fileData
+	err     error
+}
+
+// A fileData is some bytes of a file, or an error in their place.
+type fileData struct {
+	next  *fileData // of the same batch
+	zeros int64     // of a hole, before data
+	data  []byte
+	err   error
+}
+
+// OpenFile returns a reader of n's content from the byte at offset from on. path is for messages. r's index is loaded.
+func OpenFile(ctx context.Context, r *repo.Repository, n *Node, path string, from int64) *FileReader {
+	ctx, cancel := context.WithCancel(ctx)
+	f := &FileReader{path: path, cancel: cancel, batches: make(chan *fileData, 1)}
+	if !n.IsFile() {
+		f.err = fmt.Errorf("reading %q: it is a %v, which has no content", path, n.Type)
+		close(f.batches)
+		return f
+	}
+	go func() {
+		defer close(f.batches)
+		f.fetch(ctx, r, n, from)
+		f.ended = context.Cause(ctx)
+	}()
+	return f
+}
+
+// fetch reads batch after batch.
+func (f *FileReader) fetch(ctx context.Context, r *repo.Repository, n *Node, from int64) {
+	var steps []*fileData
+	var ids []chunk.ID
+	var at []int // of ids: the step that each is the data of
+	size := int64(0)
+	send := func() bool {
+		if len(steps) == 0 {
+			return true
+		}
+		if err := readSteps(ctx, r, ids, func(i int) *fileData { return steps[at[i]] }); err != nil {
+			steps = []*fileData{{err: err}}
+		}
+		for i := range steps[1:] {
+			steps[i].next = steps[i+1]
+		}
+		select {
+		case f.batches <- steps[0]:
+		case <-ctx.Done():
+			return false
+		}
+		steps, ids, at, size = nil, nil, nil, 0
+		return true
+	}
+	for p, err := range n.Parts(ctx, TreeLoader(r), from) {
+		if err != nil {
+			steps = append(steps, &fileData{err: errTree(err)})
+			break
+		}
+		if len(steps) >= maxSteps && !send() {
+			return
+		}
+		skip := max(from-p.Offset, 0)
+		if p.IsHole() {
+			steps = append(steps, &fileData{zeros: p.HoleSize - skip})
+			continue
+		}
+		// data says which bytes of the blob are wanted, until they are there.
+		at, ids = append(at, len(steps)), append(ids, p.ID)
+		steps = append(steps, &fileData{data: make([]byte, int64(p.Size)-skip)})
+		if size += int64(p.Size); size >= fileBatch && !send() {
+			return
+		}
+	}
+	send()
+}
+
+// readSteps fills in the data of steps.
+func readSteps(ctx context.Context, r *repo.Repository, ids []chunk.ID, step func(i int) *fileData) error {
+	if len(ids) == 0 {
+		return nil
+	}
+	return r.ReadBlobs(ctx, ids, repo.ReadOptions{OnError: func(i int, err error) error {
+		var damage *repo.DamageError
+		if !errors.As(err, &damage) {
+			return err
+		}
+		step(i).err = damage
+		return nil
+	}}, func(i int, data []byte) error {
+		s := step(i)
+		skip := len(data) - len(s.data)
+		if skip < 0 {
+			s.err = &repo.DamageError{Kind: repo.DamageTree, Object: "blob " + ids[i].String(),
+				Detail: fmt.Sprintf("it has %d bytes, fewer than a file's part", len(data))}
+			return nil
+		}
+		copy(s.data, data[skip:])
+		return nil
+	})
+}
+
+// Read implements io.Reader.
+func (f *FileReader) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for f.err == nil {
+		switch {
+		case f.cur.err != nil:
+			f.err = fmt.Errorf("reading %q: %w", f.path, f.cur.err)
+		case f.cur.zeros > 0:
+			n := int(min(f.cur.zeros, int64(len(p))))
+			clear(p[:n])
+			f.cur.zeros -= int64(n)
+			return n, nil
+		case len(f.cur.data) > 0:
+			n := copy(p, f.cur.data)
+			f.cur.data = f.cur.data[n:]
+			return n, nil
+		case f.cur.next != nil:
+			f.cur = *f.cur.next
+		default:
+			b, ok := <-f.batches
+			if !ok {
+				if f.err = io.EOF; f.ended != nil {
+					f.err = f.ended
+				}
+				break
+			}
+			f.cur = *b
+		}
+	}
+	return 0, f.err
+}
+
+// Close ends the reading ahead, and waits for it.
+func (f *FileReader) Close() error {
+	f.cancel()
+	for range f.batches { // until fetch has ended
+	}
+	f.err = errors.Join(f.err, errClosed)
+	return nil
+}
+
+var errClosed = errors.New("the file is closed")

@@ -1,0 +1,887 @@
+package mongotest
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.mongodb.org/mongo-driver/v2/bson"
+)
+
+// cursor is a query that goes on.
+type cursor struct {
+	id        int64
+	ns        string
+	session   string
+	noTimeout bool
+
+	coll       *collection // nil: docs is all there is
+	pos        int         // the number of the next record since the collection began
+	docs       []bson.Raw
+	filter     bson.Raw
+	min, max   bson.Raw // bounds of _id
+	projection bson.Raw
+	at         bson.Timestamp // reads at this time; zero: what is there now
+	left       int            // of a limit; 0: none
+	skip       int
+	tailable   bool
+	await      bool
+}
+
+// snapshotTime is the time that a command asked to read at; zero for none.
+func (r *request) snapshotTime() (at bson.Timestamp, err error) {
+	level, _ := r.body.Lookup("readConcern", "level").StringValueOK()
+	if level != "snapshot" {
+		return at, nil
+	}
+	if r.s.o.Role == Standalone {
+		return at, errorf(123, "NotAReplicaSet", "node needs to be a replica set member to use read concern")
+	}
+	if !r.s.atLeast(5, 0) {
+		return at, errorf(72, "InvalidOptions", "readConcern level snapshot is only valid in multi-statement transactions")
+	}
+	r.s.st.mu.RLock()
+	defer r.s.st.mu.RUnlock()
+	if t, i, ok := r.body.Lookup("readConcern", "atClusterTime").TimestampOK(); ok {
+		at = bson.Timestamp{T: t, I: i}
+	} else {
+		at = r.s.st.now
+	}
+	if after(r.s.st.oldest, at) {
+		return at, SnapshotTooOld
+	}
+	return at, nil
+}
+
+// resolve finds the collection of a command, as it is, or was at a time. nil means that there is none, which reads take for empty.
+func (r *request) resolve(name string, at bson.Timestamp) (*collection, error) {
+	st := r.s.st
+	now := st.find(r.db, name)
+	if at.IsZero() {
+		return now, nil
+	}
+	if now != nil && now.capped() {
+		return nil, errorf(246, "SnapshotUnavailable", "Reading from non-replicated or capped collections with readConcern snapshot is not supported: %s", now.ns())
+	}
+	if now != nil && now.kind != "collection" && now.indexes == nil {
+		return now, nil
+	}
+	if r.s.atLeast(7, 0) {
+		return st.findAt(r.db, name, at), nil
+	}
+	if now != nil && after(now.spans[len(now.spans)-1].from, at) {
+		return nil, errorf(246, "SnapshotUnavailable", "Unable to read from a snapshot due to pending collection catalog changes; please retry the operation.")
+	}
+	return now, nil
+}
+
+func (r *request) find() (any, error) {
+	b := r.body
+	name, ok := b.Lookup("find").StringValueOK()
+	if !ok || name == "" {
+		return nil, errorf(73, "InvalidNamespace", "Failed to parse namespace element")
+	}
+	at, err := r.snapshotTime()
+	if err != nil {
+		return nil, err
+	}
+	c := &cursor{ns: r.db + "." + name, at: at, session: r.session(), noTimeout: truthy(b.Lookup("noCursorTimeout")),
+		tailable: truthy(b.Lookup("tailable")), await: truthy(b.Lookup("awaitData")), skip: int(number(b.Lookup("skip"))), left: int(number(b.Lookup("limit")))}
+	single := truthy(b.Lookup("singleBatch")) || c.left < 0
+	c.left = max(c.left, -c.left)
+	c.filter, _ = b.Lookup("filter").DocumentOK()
+	c.projection, _ = b.Lookup("projection").DocumentOK()
+	c.min, _ = b.Lookup("min").DocumentOK()
+	c.max, _ = b.Lookup("max").DocumentOK()
+	sort, _ := b.Lookup("sort").DocumentOK()
+	size := r.s.o.Window
+	if v := b.Lookup("batchSize"); v.Type != 0 {
+		size = int(number(v))
+	}
+	if _, err := match(rawOf(bson.D{}), c.filter); c.filter != nil && err != nil {
+		return nil, err
+	}
+	st := r.s.st
+	st.mu.RLock()
+	coll, err := r.resolve(name, at)
+	if err == nil && c.tailable && (coll == nil || !coll.capped()) {
+		err = errorf(2, "BadValue", "error processing query: tailable cursor requested on non capped collection")
+	}
+	if err != nil {
+		st.mu.RUnlock()
+		return nil, err
+	}
+	c.coll = coll
+	if coll != nil {
+		c.pos = coll.base
+	}
+	direction, _ := b.Lookup("hint").DocumentOK()
+	reversed := direction != nil && number(direction.Lookup("$natural")) < 0
+	_, byID := b.Lookup("hint", "_id").AsInt64OK()
+	if byID && len(sort) == 0 {
+		sort = direction
+	}
+	switch {
+	case coll != nil && coll.kind != "collection" && coll.indexes == nil:
+		docs, err := r.viewDocuments(coll, at, 0)
+		if err != nil {
+			st.mu.RUnlock()
+			return nil, err
+		}
+		c.coll, c.docs = nil, docs
+		if len(sort) > 5 {
+			c.docs = slices.Clone(docs)
+			sortDocuments(c.docs, sort)
+		}
+	case coll != nil && (len(sort) > 5 || reversed):
+		docs := coll.documents(at)
+		if c.filter != nil {
+			docs = slices.DeleteFunc(docs, func(d bson.Raw) bool { ok, _ := match(d, c.filter); return !ok || !c.within(d) })
+		}
+		if reversed {
+			slices.Reverse(docs)
+		} else {
+			sortDocuments(docs, sort)
+		}
+		c.coll, c.docs = nil, docs
+	}
+	st.mu.RUnlock()
+	return r.batch(c, "firstBatch", size, single, time.Time{})
+}
+
+func (r *request) session() string {
+	return string(r.body.Lookup("lsid", "id").Value)
+}
+
+// within applies min and max.
+func (c *cursor) within(doc bson.Raw) bool {
+	if c.min != nil && compare(doc.Lookup("_id"), c.min.Lookup("_id")) < 0 {
+		return false
+	}
+	return c.max == nil || compare(doc.Lookup("_id"), c.max.Lookup("_id")) < 0
+}
+
+// next is the next document, nil at the end. The store is locked for reading.
+func (c *cursor) next() (bson.Raw, error) {
+	for {
+		var doc bson.Raw
+		if c.coll == nil {
+			if len(c.docs) == 0 {
+				return nil, nil
+			}
+			doc = c.docs[0]
+			c.docs = c.docs[1:]
+		} else {
+			if c.pos < c.coll.base {
+				return nil, errorf(136, "CappedPositionLost", "CollectionScan died due to position in capped collection being deleted")
+			}
+			if c.pos-c.coll.base >= len(c.coll.records) {
+				return nil, nil
+			}
+			rec := c.coll.records[c.pos-c.coll.base]
+			c.pos++
+			if doc = rec.doc; !c.at.IsZero() {
+				doc = rec.visible(c.at)
+			}
+			if doc == nil {
+				continue
+			}
+		}
+		if (c.min != nil || c.max != nil) && !c.within(doc) {
+			continue
+		}
+		if len(c.filter) > 5 {
+			ok, err := match(doc, c.filter)
+			if err != nil {
+				return nil, err
+			}
+			if !ok {
+				continue
+			}
+		}
+		if c.skip > 0 {
+			c.skip--
+			continue
+		}
+		if len(c.projection) > 5 {
+			doc = project(doc, c.projection)
+		}
+		return doc, nil
+	}
+}
+
+// maxReply bounds the documents of a batch, but for the first, which may be larger.
+const maxReply = 16 << 20
+
+// batch fills a reply from a cursor. A tailable cursor that awaits data waits until a deadline.
+func (r *request) batch(c *cursor, name string, size int, single bool, deadline time.Time) (any, error) {
+	st := r.s.st
+	b := make([]byte, replyRoom, 1<<12)
+	doc := start(&b)
+	cur := field(&b, bson.TypeEmbeddedDocument, "cursor")
+	list := field(&b, bson.TypeArray, name)
+	n, bytes, done := 0, 0, false
+	var keyText []byte
+	// Room for what is certain to come spares the copying of growing slices.
+	if c.coll != nil && size > 1000 {
+		b = slices.Grow(b, int(min(maxReply, c.coll.bytes))+1<<12)
+	}
+	for {
+		st.mu.RLock()
+		if err := r.check(c); err != nil {
+			st.mu.RUnlock()
+			r.s.forget(c)
+			return nil, err
+		}
+		for n < size && !done {
+			d, err := c.peek()
+			if err != nil {
+				st.mu.RUnlock()
+				r.s.forget(c)
+				return nil, err
+			}
+			if d == nil {
+				done = !c.tailable
+				break
+			}
+			if n > 0 && bytes+len(d) > maxReply {
+				c.push(d)
+				break
+			}
+			keyText = strconv.AppendInt(keyText[:0], int64(n), 10)
+			b = append(b, byte(bson.TypeEmbeddedDocument))
+			b = append(append(b, keyText...), 0)
+			b = append(b, d...)
+			n++
+			bytes += len(d)
+			if c.left > 0 {
+				if c.left--; c.left == 0 {
+					done = true
+				}
+			}
+		}
+		changed := st.changed
+		st.mu.RUnlock()
+		if n > 0 || !c.await || size == 0 || deadline.IsZero() || !r.waitFor(changed, deadline) {
+			break
+		}
+	}
+	end(&b, list)
+	id := int64(0)
+	if !done && !single {
+		id = r.s.keep(c)
+	} else {
+		r.s.forget(c)
+	}
+	b = append(append(b, byte(bson.TypeInt64)), "id\x00"...)
+	b = le.AppendUint64(b, uint64(id))
+	b = append(append(b, byte(bson.TypeString)), "ns\x00"...)
+	b = le.AppendUint32(b, uint32(len(c.ns)+1))
+	b = append(append(b, c.ns...), 0)
+	if !c.at.IsZero() && name == "firstBatch" {
+		b = append(append(b, byte(bson.TypeTimestamp)), "atClusterTime\x00"...)
+		b = append(b, tsBytes(c.at)...)
+	}
+	end(&b, cur)
+	for _, e := range append(bson.D{{Key: "ok", Value: 1.0}}, r.s.times()...) {
+		raw := rawOf(bson.D{e})
+		b = append(b, raw[4:len(raw)-1]...)
+	}
+	end(&b, doc)
+	return b, nil
+}
+
+func start(b *[]byte) int {
+	*b = append(*b, 0, 0, 0, 0)
+	return len(*b) - 4
+}
+
+func field(b *[]byte, t bson.Type, name string) int {
+	*b = append(append(append(*b, byte(t)), name...), 0)
+	return start(b)
+}
+
+func end(b *[]byte, at int) {
+	*b = append(*b, 0)
+	le.PutUint32((*b)[at:], uint32(len(*b)-at))
+}
+
+func (c *cursor) peek() (bson.Raw, error) { return c.next() }
+
+// push gives a document back that did not fit. Its filters have been applied.
+func (c *cursor) push(d bson.Raw) {
+	if c.coll != nil {
+		c.pos--
+		return
+	}
+	c.docs = append([]bson.Raw{d}, c.docs...)
+}
+
+// check says what became of a cursor's collection and its time.
+func (r *request) check(c *cursor) error {
+	st := r.s.st
+	if !c.at.IsZero() {
+		if after(st.oldest, c.at) {
+			return SnapshotTooOld
+		}
+		if r.s.atLeast(7, 0) {
+			return nil
+		}
+	}
+	if c.coll == nil || slices.Contains(st.current, c.coll) && c.coll.ns() == c.ns {
+		return nil
+	}
+	return errorf(175, "QueryPlanKilled", "collection renamed or dropped: %s", c.ns)
+}
+
+// waitFor waits for a write, and says whether there was one in time.
+func (r *request) waitFor(changed chan struct{}, deadline time.Time) bool {
+	t := time.NewTimer(time.Until(deadline))
+	defer t.Stop()
+	select {
+	case <-changed:
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return !r.m.down
+	case <-t.C:
+		return false
+	}
+}
+
+func (s *Server) keep(c *cursor) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.id == 0 {
+		s.cursorN++
+		c.id = s.cursorN<<20 | 0x7a5
+		s.cursors[c.id] = c
+	}
+	return c.id
+}
+
+func (s *Server) forget(c *cursor) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.cursors, c.id)
+}
+
+func (r *request) getMore() (any, error) {
+	id := number(r.body.Lookup("getMore"))
+	r.s.mu.Lock()
+	c := r.s.cursors[id]
+	r.s.mu.Unlock()
+	if c == nil {
+		return nil, errorf(43, "CursorNotFound", "cursor id %d not found", id)
+	}
+	if c.session != r.session() {
+		return nil, errorf(50738, "Location50738", "Cannot run getMore on cursor %d, which was created in another session", id)
+	}
+	size := 1 << 30
+	if v := r.body.Lookup("batchSize"); v.Type != 0 {
+		size = int(number(v))
+	}
+	wait := time.Second
+	if v := r.body.Lookup("maxTimeMS"); v.Type != 0 {
+		wait = time.Duration(number(v)) * time.Millisecond
+	}
+	return r.batch(c, "nextBatch", size, false, time.Now().Add(wait))
+}
+
+func (r *request) killCursors() (any, error) {
+	a, _ := r.body.Lookup("cursors").ArrayOK()
+	values, _ := a.Values()
+	killed, missing := bson.A{}, bson.A{}
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	for _, v := range values {
+		if _, ok := r.s.cursors[number(v)]; ok {
+			delete(r.s.cursors, number(v))
+			killed = append(killed, number(v))
+		} else {
+			missing = append(missing, number(v))
+		}
+	}
+	return bson.D{{Key: "cursorsKilled", Value: killed}, {Key: "cursorsNotFound", Value: missing}, {Key: "cursorsAlive", Value: bson.A{}}, {Key: "cursorsUnknown", Value: bson.A{}}}, nil
+}
+
+// viewDocuments runs a view's pipeline; of a time series it unpacks the buckets.
+func (r *request) viewDocuments(c *collection, at bson.Timestamp, depth int) ([]bson.Raw, error) {
+	if depth > 20 {
+		return nil, errorf(165, "ViewDepthLimitExceeded", "View depth limit exceeded")
+	}
+	st := r.s.st
+	if c.kind == "timeseries" {
+		var out []bson.Raw
+		meta, _ := c.options.Lookup("timeseries", "metaField").StringValueOK()
+		if b := st.find(c.db, "system.buckets."+c.name); b != nil {
+			for _, doc := range b.documents(at) {
+				columns, _ := doc.Lookup("data").DocumentOK()
+				ids, _ := columns.Index(0).Value().DocumentOK()
+				rows, _ := ids.Elements()
+				for _, row := range rows {
+					d := bson.D{}
+					for _, column := range elements(columns) {
+						if v, err := bson.Raw(column.Value.(bson.RawValue).Value).LookupErr(row.Key()); err == nil {
+							d = append(d, bson.E{Key: column.Key, Value: v})
+						}
+					}
+					if v, err := doc.LookupErr("meta"); err == nil && meta != "" {
+						d = append(d, bson.E{Key: meta, Value: v})
+					}
+					out = append(out, rawOf(d))
+				}
+			}
+		}
+		return out, nil
+	}
+	on := st.find(c.db, c.options.Lookup("viewOn").StringValue())
+	var docs []bson.Raw
+	var err error
+	switch {
+	case on == nil:
+	case on.kind == "collection" || on.indexes != nil:
+		docs = on.documents(at)
+	default:
+		if docs, err = r.viewDocuments(on, at, depth+1); err != nil {
+			return nil, err
+		}
+	}
+	stages, _ := c.options.Lookup("pipeline").ArrayOK()
+	return r.pipeline(on, docs, stages)
+}
+
+func (r *request) aggregate() (any, error) {
+	name, isName := r.body.Lookup("aggregate").StringValueOK()
+	at, err := r.snapshotTime()
+	if err != nil {
+		return nil, err
+	}
+	stages, ok := r.body.Lookup("pipeline").ArrayOK()
+	if !ok {
+		return nil, errorf(14, "TypeMismatch", "'pipeline' option must be specified as an array")
+	}
+	c := &cursor{ns: r.db + "." + name, at: at, session: r.session()}
+	st := r.s.st
+	st.mu.RLock()
+	var docs []bson.Raw
+	var coll *collection
+	if isName {
+		if coll, err = r.resolve(name, at); err == nil && coll != nil {
+			if coll.kind == "collection" || coll.indexes != nil {
+				docs = coll.documents(at)
+			} else {
+				docs, err = r.viewDocuments(coll, at, 0)
+			}
+		}
+	} else {
+		c.ns = r.db + ".$cmd.aggregate"
+	}
+	if err == nil {
+		docs, err = r.pipeline(coll, docs, stages)
+	}
+	st.mu.RUnlock()
+	if err != nil {
+		return nil, err
+	}
+	c.docs = docs
+	size := r.s.o.Window
+	if v := r.body.Lookup("cursor", "batchSize"); v.Type != 0 {
+		size = int(number(v))
+	}
+	return r.batch(c, "firstBatch", size, false, time.Time{})
+}
+
+// pipeline runs the stages that dumping needs: $match, $sort, $limit, $skip, $project, $count, $sample, $collStats,
+// $indexStats, $group of everything with $sum, $min and $max, and $bucketAuto by one field.
+func (r *request) pipeline(c *collection, docs []bson.Raw, stages bson.RawArray) ([]bson.Raw, error) {
+	list, _ := stages.Values()
+	for _, s := range list {
+		e, err := bson.Raw(s.Value).IndexErr(0)
+		if err != nil {
+			return nil, errorf(40323, "Location40323", "A pipeline stage specification object must contain exactly one field.")
+		}
+		v := e.Value()
+		spec, _ := v.DocumentOK()
+		switch e.Key() {
+		case "$match":
+			var out []bson.Raw
+			for _, d := range docs {
+				ok, err := match(d, spec)
+				if err != nil {
+					return nil, err
+				}
+				if ok {
+					out = append(out, d)
+				}
+			}
+			docs = out
+		case "$sort":
+			docs = slices.Clone(docs)
+			sortDocuments(docs, spec)
+		case "$limit":
+			docs = docs[:min(len(docs), int(number(v)))]
+		case "$skip":
+			docs = docs[min(len(docs), int(number(v))):]
+		case "$project", "$unset":
+			out := make([]bson.Raw, len(docs))
+			for i, d := range docs {
+				out[i] = project(d, spec)
+			}
+			docs = out
+		case "$sample":
+			n := int(number(spec.Lookup("size")))
+			var out []bson.Raw
+			for i := range min(n, len(docs)) { // evenly spread: tests want no chance
+				out = append(out, docs[i*len(docs)/min(n, len(docs))])
+			}
+			docs = out
+		case "$count":
+			if n := len(docs); n > 0 {
+				docs = []bson.Raw{rawOf(bson.D{{Key: v.StringValue(), Value: int32(n)}})}
+			}
+		case "$collStats":
+			if c == nil {
+				return nil, errorf(26, "NamespaceNotFound", "Unable to retrieve storageStats in $collStats stage :: caused by :: Collection not found.")
+			}
+			d := bson.D{{Key: "ns", Value: c.ns()}, {Key: "host", Value: r.m.addr}, {Key: "storageStats", Value: r.s.st.sizes(c)}, {Key: "count", Value: int32(c.count)}}
+			docs = []bson.Raw{rawOf(d)}
+		case "$indexStats":
+			docs = nil
+			for _, ix := range c.indexes {
+				docs = append(docs, rawOf(bson.D{{Key: "name", Value: ix.Lookup("name")}, {Key: "key", Value: ix.Lookup("key")}, {Key: "spec", Value: ix}}))
+			}
+		case "$group":
+			out, err := group(docs, spec)
+			if err != nil {
+				return nil, err
+			}
+			docs = out
+		case "$bucketAuto":
+			docs = bucketAuto(docs, spec)
+		case "$currentOp", "$listSessions":
+			docs = nil
+		default:
+			return nil, errorf(40324, "Location40324", "Unrecognized pipeline stage name: '%s'", e.Key())
+		}
+	}
+	return docs, nil
+}
+
+func group(docs []bson.Raw, spec bson.Raw) ([]bson.Raw, error) {
+	by, _ := spec.Lookup("_id").StringValueOK()
+	groups := map[string]bson.D{}
+	var order []string
+	for _, d := range docs {
+		id := bson.RawValue{Type: bson.TypeNull}
+		if by != "" {
+			if found := lookups(d, strings.TrimPrefix(by, "$")); len(found) > 0 {
+				id = found[0]
+			}
+		}
+		k := key(id)
+		g, ok := groups[k]
+		if !ok {
+			order = append(order, k)
+			g = bson.D{{Key: "_id", Value: id}}
+		}
+		for i, e := range elements(spec)[1:] {
+			acc, err := bson.Raw(e.Value.(bson.RawValue).Value).IndexErr(0)
+			if err != nil {
+				return nil, errorf(40234, "Location40234", "The field '%s' must be an accumulator object", e.Key)
+			}
+			v := acc.Value()
+			if path, ok := v.StringValueOK(); ok {
+				found := lookups(d, strings.TrimPrefix(path, "$"))
+				if len(found) == 0 {
+					found = []bson.RawValue{{Type: bson.TypeNull}}
+				}
+				v = found[0]
+			}
+			if !ok {
+				g = append(g, bson.E{Key: e.Key, Value: v})
+				continue
+			}
+			old := g[i+1].Value
+			switch acc.Key() {
+			case "$sum":
+				n := number(v)
+				switch o := old.(type) {
+				case int64:
+					n += o
+				case bson.RawValue:
+					n += number(o)
+				}
+				g[i+1].Value = n
+			case "$min", "$max":
+				if c := compare(v, old.(bson.RawValue)); c < 0 && acc.Key() == "$min" || c > 0 && acc.Key() == "$max" {
+					g[i+1].Value = v
+				}
+			default:
+				return nil, errorf(15952, "Location15952", "unknown group operator '%s'", acc.Key())
+			}
+		}
+		groups[k] = g
+	}
+	var out []bson.Raw
+	for _, k := range order {
+		out = append(out, rawOf(groups[k]))
+	}
+	return out, nil
+}
+
+func bucketAuto(docs []bson.Raw, spec bson.Raw) []bson.Raw {
+	path := strings.TrimPrefix(spec.Lookup("groupBy").StringValue(), "$")
+	n := int(number(spec.Lookup("buckets")))
+	var values []bson.RawValue
+	for _, d := range docs {
+		if v := lookups(d, path); len(v) > 0 {
+			values = append(values, v[0])
+		}
+	}
+	slices.SortFunc(values, compare)
+	n = min(n, len(values))
+	var out []bson.Raw
+	for i := range n {
+		from, to := i*len(values)/n, (i+1)*len(values)/n
+		last := values[len(values)-1]
+		if to < len(values) {
+			last = values[to]
+		}
+		out = append(out, rawOf(bson.D{{Key: "_id", Value: bson.D{{Key: "min", Value: values[from]}, {Key: "max", Value: last}}}, {Key: "count", Value: int32(to - from)}}))
+	}
+	return out
+}
+
+// sizes are what statistics say of a collection.
+func (st *store) sizes(c *collection) bson.D {
+	average := int64(0)
+	if c.count > 0 {
+		average = c.bytes / int64(c.count)
+	}
+	return bson.D{{Key: "ns", Value: c.ns()}, {Key: "size", Value: c.bytes}, {Key: "count", Value: int64(c.count)}, {Key: "avgObjSize", Value: average},
+		{Key: "storageSize", Value: c.bytes}, {Key: "capped", Value: c.capped()}, {Key: "nindexes", Value: int32(len(c.indexes))}}
+}
+
+func (r *request) stats() (any, error) {
+	st := r.s.st
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	if name, ok := r.body.Index(0).Value().StringValueOK(); ok {
+		c := st.find(r.db, name)
+		if c == nil {
+			return bson.D{{Key: "ns", Value: r.db + "." + name}, {Key: "size", Value: int32(0)}, {Key: "count", Value: int32(0)}}, nil
+		}
+		return st.sizes(c), nil
+	}
+	var n, objects, size int64
+	for _, c := range st.current {
+		if c.db == r.db {
+			n++
+			objects += int64(c.count)
+			size += c.bytes
+		}
+	}
+	return bson.D{{Key: "db", Value: r.db}, {Key: "collections", Value: n}, {Key: "objects", Value: objects}, {Key: "dataSize", Value: size}}, nil
+}
+
+func (r *request) count() (any, error) {
+	name, _ := r.body.Lookup("count").StringValueOK()
+	query, _ := r.body.Lookup("query").DocumentOK()
+	st := r.s.st
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	c := st.find(r.db, name)
+	if c == nil {
+		return bson.D{{Key: "n", Value: int32(0)}}, nil
+	}
+	n := int64(c.count)
+	if len(query) > 5 || c.kind != "collection" && c.indexes == nil {
+		docs := c.documents(bson.Timestamp{})
+		if c.kind != "collection" && c.indexes == nil {
+			var err error
+			if docs, err = r.viewDocuments(c, bson.Timestamp{}, 0); err != nil {
+				return nil, err
+			}
+		}
+		n = 0
+		for _, d := range docs {
+			ok, err := match(d, query)
+			if len(query) > 5 && err != nil {
+				return nil, err
+			}
+			if ok || len(query) <= 5 {
+				n++
+			}
+		}
+	}
+	if skip := number(r.body.Lookup("skip")); skip > 0 {
+		n = max(0, n-skip)
+	}
+	if limit := number(r.body.Lookup("limit")); limit > 0 {
+		n = min(n, limit)
+	}
+	return bson.D{{Key: "n", Value: int32(n)}}, nil
+}
+
+func (r *request) distinct() (any, error) {
+	name, _ := r.body.Lookup("distinct").StringValueOK()
+	query, _ := r.body.Lookup("query").DocumentOK()
+	path, _ := r.body.Lookup("key").StringValueOK()
+	at, err := r.snapshotTime()
+	if err != nil {
+		return nil, err
+	}
+	st := r.s.st
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	c, err := r.resolve(name, at)
+	if err != nil {
+		return nil, err
+	}
+	values := bson.A{}
+	if c != nil {
+		seen := map[string]bool{}
+		for _, d := range c.documents(at) {
+			if len(query) > 5 {
+				if ok, err := match(d, query); err != nil {
+					return nil, err
+				} else if !ok {
+					continue
+				}
+			}
+			for _, v := range lookups(d, path) {
+				if k := key(v); !seen[k] {
+					seen[k] = true
+					values = append(values, v)
+				}
+			}
+		}
+	}
+	return bson.D{{Key: "values", Value: values}}, nil
+}
+
+func (r *request) listDatabases() (any, error) {
+	filter, _ := r.body.Lookup("filter").DocumentOK()
+	names := truthy(r.body.Lookup("nameOnly"))
+	st := r.s.st
+	st.mu.RLock()
+	defer st.mu.RUnlock()
+	sizes := map[string]int64{"admin": 0, "config": 0, "local": 0}
+	if r.s.o.Role == Mongos {
+		delete(sizes, "local")
+	}
+	for _, c := range st.current {
+		sizes[c.db] += c.bytes
+	}
+	var sorted []string
+	for db := range sizes {
+		sorted = append(sorted, db)
+	}
+	slices.Sort(sorted)
+	list := bson.A{}
+	var total int64
+	for _, db := range sorted {
+		d := bson.D{{Key: "name", Value: db}}
+		if !names {
+			d = append(d, bson.E{Key: "sizeOnDisk", Value: sizes[db]}, bson.E{Key: "empty", Value: sizes[db] == 0})
+		}
+		if filter != nil {
+			if ok, err := match(rawOf(d), filter); err != nil {
+				return nil, err
+			} else if !ok {
+				continue
+			}
+		}
+		total += sizes[db]
+		list = append(list, d)
+	}
+	if names {
+		return bson.D{{Key: "databases", Value: list}}, nil
+	}
+	return bson.D{{Key: "databases", Value: list}, {Key: "totalSize", Value: total}}, nil
+}
+
+// listing is a collection as listCollections shows it.
+func (s *Server) listing(c *collection, nameOnly bool) bson.D {
+	d := bson.D{{Key: "name", Value: c.name}}
+	if s.atLeast(3, 4) {
+		d = append(d, bson.E{Key: "type", Value: c.kind})
+	}
+	if nameOnly {
+		return d
+	}
+	d = append(d, bson.E{Key: "options", Value: c.options})
+	if s.atLeast(3, 4) {
+		info := bson.D{{Key: "readOnly", Value: c.kind == "view"}}
+		if s.atLeast(3, 6) && c.indexes != nil || strings.HasPrefix(c.name, "system.buckets.") {
+			info = append(info, bson.E{Key: "uuid", Value: bson.Binary{Subtype: 4, Data: c.uuid[:]}})
+		}
+		d = append(d, bson.E{Key: "info", Value: info})
+		if len(c.indexes) > 0 {
+			d = append(d, bson.E{Key: "idIndex", Value: c.indexes[0]})
+		}
+	}
+	return d
+}
+
+func (r *request) listCollections() (any, error) {
+	filter, _ := r.body.Lookup("filter").DocumentOK()
+	st := r.s.st
+	st.mu.RLock()
+	var docs []bson.Raw
+	for _, c := range st.current {
+		if c.db != r.db {
+			continue
+		}
+		d := rawOf(r.s.listing(c, false))
+		if filter != nil {
+			if ok, err := match(d, filter); err != nil {
+				st.mu.RUnlock()
+				return nil, err
+			} else if !ok {
+				continue
+			}
+		}
+		if truthy(r.body.Lookup("nameOnly")) {
+			d = rawOf(r.s.listing(c, true))
+		}
+		docs = append(docs, d)
+	}
+	st.mu.RUnlock()
+	return r.list("$cmd.listCollections", docs)
+}
+
+func (r *request) list(name string, docs []bson.Raw) (any, error) {
+	size := cmp.Or(r.s.o.Window, 101)
+	if v := r.body.Lookup("cursor", "batchSize"); v.Type != 0 {
+		size = int(number(v))
+	}
+	return r.batch(&cursor{ns: r.db + "." + name, docs: docs, session: r.session()}, "firstBatch", size, false, time.Time{})
+}
+
+func (r *request) listIndexes() (any, error) {
+	name, _ := r.body.Lookup("listIndexes").StringValueOK()
+	st := r.s.st
+	st.mu.RLock()
+	c := st.find(r.db, name)
+	var indexes []bson.Raw
+	if c != nil {
+		indexes = slices.Clone(c.indexes)
+	}
+	st.mu.RUnlock()
+	switch {
+	case c == nil:
+		return nil, errorf(26, "NamespaceNotFound", "ns does not exist: %s.%s", r.db, name)
+	case c.kind == "view":
+		return nil, errorf(166, "CommandNotSupportedOnView", "Namespace %s is a view, not a collection", c.ns())
+	case c.kind == "timeseries" && c.indexes == nil:
+		st.mu.RLock()
+		if b := st.find(r.db, "system.buckets."+name); b != nil {
+			indexes = slices.Clone(b.indexes)
+		}
+		st.mu.RUnlock()
+	}
+	return r.list(name, indexes)
+}

@@ -27,7 +27,7 @@ type CheckOptions struct {
 	// Part and Parts choose the packs to read by their ids: part Part (from 1) of Parts. All parts
 	// together read every pack once. Zero: ReadShare decides.
 	Part, Parts int
-	Workers     int // packs read at a time; 0 means 2
+	Workers     int // packs read at a time; 0 means 4
 	// OnPack is called after each pack that was read, from any goroutine. It may be nil.
 	OnPack func(done, total int, bytes int64)
 }
@@ -95,7 +95,7 @@ func (c *checker) damage(object string, err error) error {
 // the check itself could not go on.
 func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	if o.Workers <= 0 {
-		o.Workers = 2
+		o.Workers = 4
 	}
 	c := &checker{r: r, o: o, rep: &CheckReport{}, present: map[index.PackID]bool{}, bad: map[index.BlobRef]bool{}}
 	// What the backend has counts here, not the cache's copy of it.

@@ -407,11 +407,10 @@ func (p *PrunePlan) Execute(ctx context.Context) (*PruneReport, error) {
 // rewrite stores the used blobs of the packs to be repacked in new packs, and lists them. Frames that
 // are used wholly are copied as they are, after they were opened and verified.
 func (p *PrunePlan) rewrite(ctx context.Context) (stored int64, err error) {
-	s := newSession(ctx, p.r, SessionOptions{Level: p.o.Level, Uploads: 2}, p.lease)
+	s := newSession(ctx, p.r, SessionOptions{Level: p.o.Level}, p.lease)
 	s.index = p.index
 	defer s.stop(ctx)
 	w := s.Writer()
-	var scratch frameScratch
 	// First of all, so that no copy in a pack that goes counts as one that stays.
 	for _, id := range p.condemn {
 		p.index.Condemn(id)
@@ -419,11 +418,47 @@ func (p *PrunePlan) rewrite(ctx context.Context) (stored int64, err error) {
 	for _, ref := range p.repack {
 		p.index.Condemn(p.index.Pack(ref).ID)
 	}
+	var scratch frameScratch
+	parts := p.parts()
+	err = inOrder(ctx, len(parts), repackAhead, func(i int) int64 { return int64(parts[i].end - parts[i].start) },
+		func(ctx context.Context, i int) ([]byte, error) { return p.fetchPart(ctx, &parts[i]) },
+		func(i int, sealed []byte) error { return p.putPart(ctx, s, w, &parts[i], sealed, &scratch) })
+	if err != nil {
+		return 0, err
+	}
+	if err := s.flush(ctx); err != nil {
+		return 0, err
+	}
+	return s.stats.stored.Load(), nil
+}
+
+// repackAhead is how much is read ahead while packs are written anew.
+var repackAhead = ahead{transfers: 16, bytes: 24 << 20}
+
+// repackPart is a range of a pack with frames that are used, wholly or in part.
+type repackPart struct {
+	info   index.PackInfo
+	frames []repackFrame
+	start  uint32
+	end    uint32
+}
+
+// repackFrame is a frame that is used.
+type repackFrame struct {
+	index.Frame
+	first index.BlobRef
+	whole bool // every blob of it is used
+}
+
+// parts lists what must be read of the packs to be repacked, in their order in the repository.
+func (p *PrunePlan) parts() []repackPart {
+	var parts []repackPart
 	for _, ref := range p.repack {
 		info := p.index.Pack(ref)
 		blob := info.FirstBlob
+		var part *repackPart // of this pack
 		for _, f := range p.index.Frames(ref) {
-			first, used := blob, 0
+			rf, used := repackFrame{Frame: f, first: blob}, 0
 			for range f.Blobs {
 				if p.used.Has(blob) {
 					used++
@@ -433,28 +468,55 @@ func (p *PrunePlan) rewrite(ctx context.Context) (stored int64, err error) {
 			if used == 0 {
 				continue
 			}
-			sealed, err := p.r.storeFor(info.Kind).Get(ctx, packName(info.ID), int64(f.Offset), int64(f.Length), nil)
-			if err != nil {
-				return 0, packError(info.ID, err)
+			rf.whole = used == len(f.Blobs)
+			if part == nil || f.Offset > part.end+maxGap || f.Offset+f.Length-part.start > maxRange {
+				parts = append(parts, repackPart{info: info, start: f.Offset})
+				part = &parts[len(parts)-1]
 			}
-			plain, err := p.r.decodeFrame(ctx, p.index, info.ID, info.Kind, &f, sealed, &scratch, 0)
-			if err != nil {
-				return 0, err
-			}
-			if used == len(f.Blobs) {
-				err = s.putSealed(ctx, info.Kind, f, sealed)
-			} else {
-				err = p.putUsed(ctx, w, info.Kind, first, f, plain)
-			}
-			if err != nil {
-				return 0, err
-			}
+			part.frames, part.end = append(part.frames, rf), f.Offset+f.Length
 		}
 	}
-	if err := s.flush(ctx); err != nil {
-		return 0, err
+	return parts
+}
+
+func (p *PrunePlan) fetchPart(ctx context.Context, part *repackPart) ([]byte, error) {
+	sealed, err := p.r.storeFor(part.info.Kind).Get(ctx, packName(part.info.ID), int64(part.start), int64(part.end-part.start), nil)
+	if err != nil {
+		return nil, packError(part.info.ID, err)
 	}
-	return s.stats.stored.Load(), nil
+	return sealed, nil
+}
+
+// putPart stores what is used of a part. A delta that is copied as it is was verified when it was made, and is opened
+// here; applying it again would take its bases, which lie elsewhere.
+func (p *PrunePlan) putPart(ctx context.Context, s *Session, w *Writer, part *repackPart, sealed []byte, scratch *frameScratch) (err error) {
+	for i := range part.frames {
+		f := &part.frames[i]
+		frame := sealed[f.Offset-part.start:][:f.Length]
+		if f.whole && len(f.Bases) > 0 {
+			scratch.ad = frameAD(scratch.ad[:0], part.info.Kind, &f.Frame)
+			if scratch.stored, err = p.r.keys.open(scratch.stored[:0], frame, scratch.ad); err != nil {
+				return &DamageError{Kind: DamageOpen, Object: packName(part.info.ID), Detail: fmt.Sprintf("the frame at %d can't be read", f.Offset), Err: err}
+			}
+			if err := s.putSealed(ctx, part.info.Kind, f.Frame, frame); err != nil {
+				return err
+			}
+			continue
+		}
+		plain, err := p.r.decodeFrame(ctx, p.index, part.info.ID, part.info.Kind, &f.Frame, frame, scratch, 0)
+		if err != nil {
+			return err
+		}
+		if f.whole {
+			err = s.putSealed(ctx, part.info.Kind, f.Frame, frame)
+		} else {
+			err = p.putUsed(ctx, w, part.info.Kind, f.first, f.Frame, plain)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p *PrunePlan) putUsed(ctx context.Context, w *Writer, kind index.Kind, first index.BlobRef, f index.Frame, plain []byte) error {

@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo/storage"
@@ -32,7 +30,8 @@ const (
 type SessionOptions struct {
 	Level   chunk.Level // of compression
 	NoDelta bool        // store every blob whole
-	// Uploads is how many packs may be on their way at a time; 0 means 2. Each holds a pack in memory.
+	// Uploads is how many packs may be on their way at a time; 0 means 8. Each holds a pack in memory. It begins with 4,
+	// and goes on with more where they move more bytes a second.
 	Uploads int
 	// OnUpload is called after each stored pack, from any goroutine. It may be nil.
 	OnUpload func(bytes int64)
@@ -62,7 +61,7 @@ type Session struct {
 	used    usedSet
 	ctx     context.Context // of the uploads: they go on when the caller is interrupted, until Close
 	cancel  context.CancelFunc
-	slots   *semaphore.Weighted
+	slots   *uploads
 	buffers sync.Pool
 	data    shelf
 	trees   shelf
@@ -92,11 +91,8 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 
 // newSession makes a session under a lease that is the caller's.
 func newSession(ctx context.Context, r *Repository, o SessionOptions, l *lease) *Session {
-	if o.Uploads <= 0 {
-		o.Uploads = 2
-	}
 	s := &Session{r: r, o: o, index: r.Index(), codec: chunk.NewCodec(o.Level), lease: l,
-		slots: semaphore.NewWeighted(int64(o.Uploads))}
+		slots: newUploads(o.Uploads)}
 	s.data = shelf{s: s, kind: index.Data, max: openPacks}
 	s.trees = shelf{s: s, kind: index.Tree, max: 1}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -177,7 +173,7 @@ func (s *Session) newPack(kind index.Kind) *packBuilder {
 
 // ship uploads a pack in the background; it waits while too many are on their way.
 func (s *Session) ship(ctx context.Context, b *packBuilder) error {
-	if err := s.slots.Acquire(ctx, 1); err != nil {
+	if err := s.slots.acquire(ctx); err != nil {
 		return err
 	}
 	s.start(b)
@@ -187,7 +183,7 @@ func (s *Session) ship(ctx context.Context, b *packBuilder) error {
 // start finishes a pack and uploads it in the background. The caller gives its upload slot away.
 func (s *Session) start(b *packBuilder) {
 	go func() {
-		defer s.slots.Release(1)
+		defer func() { s.slots.ended(int64(len(b.buf))) }()
 		pack, err := b.finish(s.r.keys)
 		if err == nil {
 			err = s.upload(pack, b.buf)
@@ -320,11 +316,9 @@ func (s *Session) flush(ctx context.Context) error {
 			return s.fail(err)
 		}
 	}
-	// All slots free means that all uploads have ended.
-	if err := s.slots.Acquire(ctx, int64(s.o.Uploads)); err != nil {
+	if err := s.slots.idle(ctx); err != nil {
 		return s.fail(err)
 	}
-	s.slots.Release(int64(s.o.Uploads))
 	if err := s.failed(); err != nil {
 		return err
 	}
@@ -506,10 +500,9 @@ func (s *Session) Close(ctx context.Context) error {
 
 // listStored lists the packs that were stored before the session failed.
 func (s *Session) listStored(ctx context.Context) error {
-	if err := s.slots.Acquire(ctx, int64(s.o.Uploads)); err != nil {
+	if err := s.slots.idle(ctx); err != nil {
 		return err
 	}
-	s.slots.Release(int64(s.o.Uploads))
 	s.mu.Lock()
 	packs := s.packs
 	s.packs = nil
@@ -520,7 +513,7 @@ func (s *Session) listStored(ctx context.Context) error {
 // stop waits for the uploads, or ends them when ctx is done.
 func (s *Session) stop(ctx context.Context) {
 	stop := context.AfterFunc(ctx, s.cancel)
-	_ = s.slots.Acquire(context.WithoutCancel(ctx), int64(s.o.Uploads))
+	_ = s.slots.idle(context.WithoutCancel(ctx))
 	stop()
 	s.cancel()
 }

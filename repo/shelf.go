@@ -28,7 +28,7 @@ func (h *shelf) add(ctx context.Context, f index.Frame, sealed []byte) error {
 	if h.place(f, sealed, false) {
 		return nil
 	}
-	if err := h.s.slots.Acquire(ctx, 1); err != nil {
+	if err := h.s.slots.acquire(ctx); err != nil {
 		return err
 	}
 	h.place(f, sealed, true)
@@ -52,13 +52,13 @@ func (h *shelf) place(f index.Frame, sealed []byte, slot bool) bool {
 	}
 	switch {
 	case best != nil && slot:
-		defer h.s.slots.Release(1) // another writer made room meanwhile
+		defer h.s.slots.release() // another writer made room meanwhile
 	case best != nil:
 	case len(h.packs) < h.max:
 		best = h.s.newPack(h.kind)
 		h.packs = append(h.packs, best)
 		if slot {
-			defer h.s.slots.Release(1)
+			defer h.s.slots.release()
 		}
 	case !slot:
 		return false

@@ -42,7 +42,7 @@ type BackupOptions struct {
 	Level   chunk.Level // of compression
 	NoDelta bool        // store every chunk whole
 	Workers int         // 0 = GOMAXPROCS
-	Uploads int         // packs on their way at a time; 0 = 2
+	Uploads int         // packs on their way at a time; 0 = 8: a few, and more where that moves more bytes a second
 	Memory  int64       // bytes; 0 = no bound but that of newPlan, with which Workers and buffers are lowered
 
 	CheckpointInterval time.Duration // 0 = 5 minutes, negative = none but on interruption

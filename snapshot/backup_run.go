@@ -92,6 +92,8 @@ const (
 	packMemory  = 16 << 20
 	openPacks   = 4  // that a repo.Session fills at a time
 	writerBufs  = 10 // of a repo.Writer, its encoder included, in chunks of the largest size
+	maxUploads  = 8  // where nothing bounds them
+	minUploads  = 2  // keep a line busy: workers rather become fewer
 	maxBatch    = 64 // files in a job
 	batchBytes  = 256 << 10
 	windowLimit = 1024 // entries of a folder that wait for one before them
@@ -101,7 +103,7 @@ const (
 func newPlan(o *BackupOptions, maxChunk int64) backupPlan {
 	p := backupPlan{workers: o.Workers, uploads: o.Uploads}
 	if p.uploads <= 0 {
-		p.uploads = 2
+		p.uploads = maxUploads
 	}
 	shape := func() int64 {
 		p.walkers = 2 * p.workers
@@ -111,6 +113,8 @@ func newPlan(o *BackupOptions, maxChunk int64) backupPlan {
 	}
 	for shape() > o.Memory && o.Memory > 0 {
 		switch {
+		case p.uploads > minUploads:
+			p.uploads--
 		case p.workers > 1:
 			p.workers--
 		case p.uploads > 1:

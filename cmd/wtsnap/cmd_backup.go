@@ -105,9 +105,7 @@ func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error
 	if o.Host = c.String("host"); o.Host == "" {
 		o.Host, _ = os.Hostname() // for people only
 	}
-	if a.g.connections > 0 {
-		o.Uploads = min(a.g.connections, 2)
-	}
+	o.Uploads = a.g.connections
 	return o, nil
 }
 

@@ -44,6 +44,9 @@ Examples:
 	}
 }
 
+// maxCheckWorkers bounds the packs that a check reads at a time: each lies in memory, whatever --connections says.
+const maxCheckWorkers = 8
+
 func (a *app) check(c *cli.Context) error {
 	start := time.Now()
 	if _, err := a.arguments(0, 0, ""); err != nil {
@@ -61,6 +64,7 @@ func (a *app) check(c *cli.Context) error {
 	if c.Bool("read-data") {
 		o.ReadShare = 1
 	}
+	o.Workers = min(a.g.connections, maxCheckWorkers)
 	var p snapshot.Progress
 	o.OnPack = func(done, total int, bytes int64) {
 		p.TotalFiles.Store(int64(total))

@@ -2,68 +2,47 @@ package rclone_test
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	_ "github.com/rclone/rclone/cmd/serve/s3"
-	_ "github.com/rclone/rclone/cmd/serve/sftp"
-	_ "github.com/rclone/rclone/cmd/serve/webdav"
 	rcloneconfig "github.com/rclone/rclone/fs/config"
-	"github.com/rclone/rclone/fs/config/obscure"
-	"github.com/rclone/rclone/fs/rc"
 
 	"github.com/whole-tale/wtsnap/repo/storage/rclone"
+	"github.com/whole-tale/wtsnap/repo/storage/rclone/rclonetest"
 )
 
 // The servers are rclone's own, started in this process over loopback.
 
 // serve starts a server of the kind on a folder and returns its address.
-func serve(t *testing.T, kind, dir string, opt rc.Params) string {
+func serve(t *testing.T, kind rclonetest.Kind, dir string) string {
 	t.Helper()
-	in := rc.Params{"type": kind, "fs": dir, "addr": "127.0.0.1:0"}
-	for k, v := range opt {
-		in[k] = v
-	}
-	start := rc.Calls.Get("serve/start")
-	if start == nil {
-		t.Fatal("rclone has no serve/start")
-	}
-	out, err := start.Fn(t.Context(), in)
-	if err != nil {
-		t.Fatalf("starting %s: %v", kind, err)
-	}
-	id, _ := out.GetString("id")
-	addr, err := out.GetString("addr")
+	s, err := rclonetest.Start(t.Context(), kind, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if _, err := rc.Calls.Get("serve/stop").Fn(context.Background(), rc.Params{"id": id}); err != nil {
+		if err := s.Stop(); err != nil {
 			t.Logf("stopping %s: %v", kind, err)
 		}
 	})
-	return addr
+	return s.Addr
 }
 
-// webdavSpec and its like write connection strings; quote doubles quotes as rclone wants.
+// webdavSpec and its like write connection strings for a URL or an address.
 func webdavSpec(url string) string {
-	return `:webdav,vendor=other,url="` + url + `":repo`
+	return rclonetest.Spec(rclonetest.WebDAV, strings.TrimPrefix(url, "http://"))
 }
 
 func s3Spec(url string) string {
-	return `:s3,provider=Rclone,access_key_id=ACCESS,secret_access_key=SECRET,endpoint="` + url + `":bucket/repo`
+	return rclonetest.Spec(rclonetest.S3, strings.TrimPrefix(url, "http://"))
 }
 
-func sftpSpec(addr string) string {
-	host, port, _ := strings.Cut(addr, ":")
-	return fmt.Sprintf(":sftp,host=%s,port=%s,user=u,pass=%s,shell_type=none:repo", host, port, obscure.MustObscure("p"))
-}
+func sftpSpec(addr string) string { return rclonetest.Spec(rclonetest.SFTP, addr) }
 
 func serveWebDAV(t *testing.T) string {
-	return "http://" + serve(t, "webdav", t.TempDir(), nil)
+	return "http://" + serve(t, rclonetest.WebDAV, t.TempDir())
 }
 
 func serveS3(t *testing.T) string {
@@ -71,12 +50,10 @@ func serveS3(t *testing.T) string {
 	if err := os.Mkdir(filepath.Join(dir, "bucket"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	return "http://" + serve(t, "s3", dir, rc.Params{"auth_key": []string{"ACCESS,SECRET"}})
+	return "http://" + serve(t, rclonetest.S3, dir)
 }
 
-func serveSFTP(t *testing.T) string {
-	return serve(t, "sftp", t.TempDir(), rc.Params{"user": "u", "pass": "p", "authorized_keys": ""})
-}
+func serveSFTP(t *testing.T) string { return serve(t, rclonetest.SFTP, t.TempDir()) }
 
 func open(t *testing.T, spec string, o rclone.Options) *rclone.Storage {
 	t.Helper()

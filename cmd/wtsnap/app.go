@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"github.com/whole-tale/wtsnap/cmd/wtsnap/config"
 	"github.com/whole-tale/wtsnap/snapshot"
 )
 
@@ -34,9 +35,11 @@ type app struct {
 	g       *globals
 	line    *commandLine
 	cli     *cli.App
-	backend *backend // nil until it is opened
-	doc     any      // the JSON document, but for schema and error
-	stream  *stream  // the JSON document, where it is written while the command goes on; doc is then its end
+	config  *config.Config   // nil: there is none
+	broken  map[string]error // configured sources that cannot be saved now, by label
+	backend *backend         // nil until it is opened
+	doc     any              // the JSON document, but for schema and error
+	stream  *stream          // the JSON document, where it is written while the command goes on; doc is then its end
 
 	mu       sync.Mutex
 	progress *progress // the one that is shown, if any: what else goes to standard error must not tear it
@@ -44,13 +47,8 @@ type app struct {
 
 // run does what args say and returns the exit code.
 func run(ctx context.Context, s std, args []string) int {
-	a := &app{ctx: ctx, std: s}
-	a.cli = a.newCLI()
-	err := a.dispatch(args)
-	if a.backend != nil {
-		a.backend.close(ctx)
-	}
-	code := exitCode(ctx, err)
+	a := newApp(ctx, s)
+	code, err := a.do(args)
 	wantJSON := a.g != nil && a.g.json || a.g == nil && wantsJSON(args)
 	if err != nil && err != errNothingAsked {
 		a.printError(err)
@@ -62,6 +60,21 @@ func run(ctx context.Context, s std, args []string) int {
 		}
 	}
 	return code
+}
+
+func newApp(ctx context.Context, s std) *app {
+	a := &app{ctx: ctx, std: s}
+	a.cli = a.newCLI()
+	return a
+}
+
+// do is run, but that it prints neither the error nor the JSON document.
+func (a *app) do(args []string) (code int, err error) {
+	err = a.dispatch(args)
+	if a.backend != nil {
+		a.backend.close(a.ctx)
+	}
+	return exitCode(a.ctx, err), err
 }
 
 // wantsJSON looks for --json where the command line could not be understood.
@@ -141,7 +154,7 @@ func (a *app) newCLI() *cli.App {
 			a.initCommand(), a.backupCommand(), a.restoreCommand(),
 			a.snapshotsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.dumpCommand(),
 			a.forgetCommand(), a.undeleteCommand(), a.pruneCommand(), a.checkCommand(), a.repairCommand(), a.statsCommand(),
-			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.completionCommand(), a.versionCommand(),
+			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.runCommand(), a.configCommand(), a.completionCommand(), a.versionCommand(),
 		},
 	}
 	c.OnUsageError = onUsageError
@@ -189,6 +202,11 @@ func onUsageError(_ *cli.Context, err error, _ bool) error {
 // action wraps what a command does: it reads the global flags first.
 func (a *app) action(do func(c *cli.Context) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
+		if readsConfig(a.line) {
+			if err := a.configure(c); err != nil {
+				return err
+			}
+		}
 		g, err := readGlobals(c, a.line.given)
 		if err != nil {
 			return err

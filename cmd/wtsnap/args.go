@@ -28,6 +28,7 @@ type commandLine struct {
 	command *cli.Command    // nil: none was given
 	name    string          // "wtsnap key add"
 	flags   []string        // for urfave/cli: program, global flags, commands, flags
+	globals []string        // the global flags among them
 	args    []string        // the rest
 	given   map[string]bool // flags by their first names
 	help    bool
@@ -73,6 +74,7 @@ func parseArgs(app *cli.App, args []string) (*commandLine, error) {
 		}
 	}
 	p.out.name = strings.TrimSpace(app.Name + " " + strings.Join(names(p.path), " "))
+	p.out.globals = p.glob
 	p.out.flags = append(append([]string{args[0]}, p.glob...), names(p.path)...)
 	p.out.flags = append(p.out.flags, p.local...)
 	return &p.out, nil

@@ -17,9 +17,9 @@ import (
 
 func (a *app) backupCommand() *cli.Command {
 	return &cli.Command{
-		Name: "backup", Usage: "make a snapshot", ArgsUsage: "[LABEL=]SOURCE...",
+		Name: "backup", Usage: "make a snapshot", ArgsUsage: "[[LABEL=]SOURCE...]",
 		Description: `Saves the sources as one snapshot. Each becomes a folder of the snapshot, named by its label, which defaults to the base name of
-the path. What is in the repository already is not stored again.
+the path. What is in the repository already is not stored again. Without sources, those of the configuration are saved.
 
   homes=/srv/homes     a folder, or a file
   old=tar:home.tgz     the entries of a tar archive (tar:- reads it from standard input)
@@ -41,6 +41,7 @@ be, and was left out; 130 interrupted: a checkpoint is left, and the next run go
 			sizeFlag("exclude-larger-than", "leave out files larger than `SIZE`"),
 			&cli.BoolFlag{Name: "one-file-system", Aliases: []string{"x"}, Usage: "do not enter other file systems"},
 			&cli.StringFlag{Name: "explain", Usage: "say why `PATH` would be in the snapshot or not, and do nothing"},
+			&cli.StringSliceFlag{Name: "source", Usage: "of the configured sources, save only the one called `LABEL`; may be repeated"},
 			&cli.StringSliceFlag{Name: "tag", Usage: "give the snapshot `TAG`; may be given several times"},
 			&cli.StringSliceFlag{Name: "expect-mount", Usage: "refuse a source unless a file system is mounted at `[LABEL=]FOLDER`"},
 			&cli.StringSliceFlag{Name: "sentinel", Usage: "refuse a source unless it has `[LABEL=]FILE`, relative to it"},
@@ -64,6 +65,14 @@ func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error
 			return o, &usageError{text: err.Error(), hint: "wtsnap backup --help shows the kinds of sources"}
 		}
 		o.Sources = append(o.Sources, spec)
+	}
+	if only := c.StringSlice("source"); len(o.Sources) == 0 || len(only) > 0 {
+		if len(o.Sources) > 0 {
+			return o, usagef("leave one of them out", "--source chooses among the configured sources, and sources are given besides")
+		}
+		if o.Sources, err = a.configuredSources(only); err != nil {
+			return o, err
+		}
 	}
 	if len(o.Sources) == 0 {
 		return o, usagef("wtsnap backup FOLDER", "there is no source to back up")
@@ -110,20 +119,8 @@ func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error
 }
 
 func excludeOptions(c *cli.Context) (o snapshot.ExcludeOptions, err error) {
-	for _, file := range c.StringSlice("exclude-file") {
-		f, err := os.Open(file)
-		if err != nil {
-			return o, usagef("", "the exclude file: %v", err)
-		}
-		patterns, err := exclude.ParseFile(f, file)
-		f.Close()
-		if err != nil {
-			return o, usagef("", "the exclude file %s: %v", shown(file), err)
-		}
-		o.Patterns = append(o.Patterns, patterns...)
-	}
-	for _, text := range c.StringSlice("exclude") {
-		o.Patterns = append(o.Patterns, exclude.Pattern{Text: text, Origin: "--exclude"})
+	if o.Patterns, err = patternsOf(c.StringSlice("exclude-file"), c.StringSlice("exclude"), "--exclude"); err != nil {
+		return o, usagef("", "%v", err)
 	}
 	if _, err := exclude.Compile(o.Patterns); err != nil {
 		return o, err

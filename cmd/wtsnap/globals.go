@@ -24,6 +24,8 @@ func globalFlags() []cli.Flag {
 			Usage: "run `COMMAND` by the shell; the first line that it prints is the password"},
 		&cli.StringFlag{Name: "instance", EnvVars: []string{"WTSNAP_INSTANCE"},
 			Usage: "the `NAME` under which this machine's snapshots are kept; chooses snapshots elsewhere"},
+		&cli.StringFlag{Name: "config", EnvVars: []string{"WTSNAP_CONFIG"},
+			Usage: "the configuration `FILE` (default: ~/.config/wtsnap/wtsnap.toml, then /etc/wtsnap/wtsnap.toml); \"none\" reads none"},
 		&cli.StringFlag{Name: "rclone-config", EnvVars: []string{"RCLONE_CONFIG"},
 			Usage: "rclone's configuration `FILE`"},
 		&cli.StringFlag{Name: "cache-dir", EnvVars: []string{"WTSNAP_CACHE_DIR"},

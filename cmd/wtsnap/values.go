@@ -36,6 +36,12 @@ func (v *value[T]) Set(s string) error {
 	return nil
 }
 
+// check refuses what Set would.
+func (v *value[T]) check(s string) error {
+	_, err := v.parse(s)
+	return err
+}
+
 // String returns what was read.
 func (v *value[T]) String() string { return v.text }
 

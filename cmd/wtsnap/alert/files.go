@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
@@ -110,17 +109,4 @@ func WriteCheckmk(file string, s *State) error {
 		return fmt.Errorf("writing the state for Checkmk to %s: %w", file, err)
 	}
 	return nil
-}
-
-// Age is a duration for people: 3d4h, 5h10m, 42m.
-func Age(d time.Duration) string {
-	d = d.Round(time.Minute)
-	days, hours, minutes := int(d/(24*time.Hour)), int(d/time.Hour)%24, int(d/time.Minute)%60
-	switch {
-	case days > 0:
-		return fmt.Sprintf("%dd%dh", days, hours)
-	case hours > 0:
-		return fmt.Sprintf("%dh%dm", hours, minutes)
-	}
-	return fmt.Sprintf("%dm", minutes)
 }

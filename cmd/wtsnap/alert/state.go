@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/job"
@@ -85,7 +86,12 @@ func writeFile(name string, data []byte, mode os.FileMode) error {
 
 // Note takes a run into the state.
 func (s *State) Note(r *job.Report) {
-	s.LastRun, s.Last = r.Start, r
+	last := *r
+	last.Steps = slices.Clone(r.Steps)
+	for i := range last.Steps {
+		last.Steps[i].Doc = nil // it may name users' files
+	}
+	s.LastRun, s.Last = r.Start, &last
 	s.Late = time.Time{}
 	if r.Status == job.Failed {
 		if s.Failing.IsZero() {

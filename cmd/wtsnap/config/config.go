@@ -71,7 +71,7 @@ type Instance struct {
 // A Job is what "run" does under one name.
 type Job struct {
 	Name       string
-	Steps      []string // commands: backup, forget, prune, check, drill
+	Steps      []string // commands, of Steps
 	Schedule   string   // cron's five fields, @daily, or "02:30"; "" = only by hand
 	Jitter     snapshot.Span
 	Timeout    snapshot.Span // of the whole job; zero = none
@@ -122,7 +122,8 @@ const (
 	OnLate     Event = "late"     // there was no run when there should have been
 )
 
-var events = []Event{OnSuccess, OnWarning, OnFailure, OnRecovery, OnLate}
+// Events are all events.
+var Events = []Event{OnSuccess, OnWarning, OnFailure, OnRecovery, OnLate}
 
 // Source returns the source of a label.
 func (c *Config) Source(label string) (Source, bool) {

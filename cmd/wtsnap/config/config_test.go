@@ -25,7 +25,7 @@ func vocabulary() Vocabulary {
 		Globals: map[string]Flag{"repo": {}, "instance": {}, "password-file": {}, "connections": {Check: notEmpty}},
 		Commands: map[string]map[string]Flag{
 			"backup": {"exclude": {Kind: List, Check: notEmpty}, "exclude-caches": {Kind: Bool}, "compression": {}},
-			"forget": {"keep-within": {}, "keep-daily": {}}, "prune": {}, "check": {"read-data": {Kind: Bool}}, "drill": {},
+			"forget": {"keep-within": {}, "keep-daily": {}}, "prune": {}, "check": {"read-data": {Kind: Bool}},
 			"restore": {"verify": {Kind: Bool}},
 		},
 		Source: map[string]Flag{"exclude": {Kind: List}, "sentinel": {}},

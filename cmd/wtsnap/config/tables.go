@@ -9,7 +9,7 @@ import (
 )
 
 // Steps are what a job can do, in the order in which it makes sense.
-var Steps = []string{"backup", "forget", "prune", "check", "drill"}
+var Steps = []string{"backup", "forget", "prune", "check"}
 
 func (r *reader) source(path []string, label string, value any) Source {
 	s := Source{Label: label, Values: Values{}}
@@ -134,7 +134,7 @@ func (r *reader) alert(path []string, name string, value any) *Alert {
 			a.Repeat = r.span(path, value)
 		case "on":
 			for _, text := range r.texts(path, value) {
-				if !slices.Contains(events, Event(text)) {
+				if !slices.Contains(Events, Event(text)) {
 					r.bad(path, "there is no event %q; there are success, warning, failure, recovery and late", text)
 				}
 				a.On = append(a.On, Event(text))

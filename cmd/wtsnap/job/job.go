@@ -111,8 +111,8 @@ func Run(ctx context.Context, o Options) *Report {
 const (
 	// hookGrace bounds the hooks at the end of a job, together.
 	hookGrace = 30 * time.Minute
-	// hookLimit bounds a hook that has no timeout of its own.
-	hookLimit = 10 * time.Minute
+	// HookLimit bounds a hook that has no timeout of its own.
+	HookLimit = 10 * time.Minute
 )
 
 type runner struct {
@@ -133,7 +133,7 @@ func (r *runner) hooks(ctx context.Context, kind string, commands []string) bool
 	for _, command := range commands {
 		limit := r.Job.Hooks.Timeout.Duration()
 		if limit == 0 {
-			limit = hookLimit
+			limit = HookLimit
 		}
 		began := r.Now()
 		err := r.Hook(ctx, kind, command, Environment(r.r), limit)

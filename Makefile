@@ -11,6 +11,9 @@ VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unk
 export CGO_ENABLED := 0
 export GOFLAGS := $(filter-out -trimpath,$(shell go env GOFLAGS)) -trimpath
 
+# What the tests with real MongoDB tools, and those with a real server, read.
+MONGO = WTSNAP_MONGO_TOOLS='$(CURDIR)/build/mongo' WTSNAP_MONGO_URI='$(MONGO_URI)'
+
 GO_SOURCES = $(shell git ls-files -co --exclude-standard '*.go')
 
 .PHONY: help build bench-build test test-race test-slow fuzz cross bench demo lint fmt clean
@@ -24,14 +27,14 @@ build: ## build bin/wtsnap
 bench-build: ## build bin/wtsnap-bench (corpora, comparer, benchmark)
 	go build -o bin/wtsnap-bench ./cmd/wtsnap-bench
 
-test: ## run the fast tests, and name the skipped ones with their reasons
-	go run ./.ci/testreport -timeout 10m ./... ./.ci/testreport
+test: build/mongo/built ## run the fast tests, and name the skipped ones; MONGO_URI=... uses a real server, too
+	$(MONGO) go run ./.ci/testreport -timeout 10m ./... ./.ci/testreport
 
-test-race: ## run the fast tests with the race detector (needs a C compiler)
-	CGO_ENABLED=1 go run ./.ci/testreport -race -timeout 30m ./...
+test-race: build/mongo/built ## run the fast tests with the race detector (needs a C compiler)
+	$(MONGO) CGO_ENABLED=1 go run ./.ci/testreport -race -timeout 30m ./...
 
-test-slow: bin/minio fuzz cross ## run the tests with larger budgets, the fuzz targets, and other systems' builds
-	WTSNAP_SLOW=1 WTSNAP_MINIO='$(CURDIR)/bin/minio' go run ./.ci/testreport -tags slow -count 1 -timeout 4h ./...
+test-slow: bin/minio build/mongo/built fuzz cross ## run the tests with larger budgets, the fuzz targets, and other systems' builds
+	$(MONGO) WTSNAP_SLOW=1 WTSNAP_MINIO='$(CURDIR)/bin/minio' go run ./.ci/testreport -tags slow -count 1 -timeout 4h ./...
 
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	sh .ci/fuzz $(FUZZTIME)
@@ -50,6 +53,7 @@ demo: ## build, then show a backup's life: two nights, restore, check, prune
 lint: build/staticcheck ## check formatting, go vet, staticcheck and the shell scripts
 	@unformatted=$$(gofmt -l $(GO_SOURCES)) && test -z "$$unformatted" || { echo "run make fmt for:" $$unformatted; exit 1; }
 	go vet ./... ./.ci/testreport
+	go -C .ci/mongo vet ./ferretdb
 	build/staticcheck ./... ./.ci/testreport
 	@if command -v shellcheck; then shellcheck .ci/run .ci/fuzz docs/demo.sh; else echo "shellcheck is not here: skipped"; fi
 
@@ -61,6 +65,14 @@ clean: ## remove what was built
 
 build/staticcheck: .ci/tools/go.sum
 	go -C .ci/tools build -o '$(CURDIR)/build/staticcheck' honnef.co/go/tools/cmd/staticcheck
+
+# FerretDB, mongodump, mongorestore and bsondump for the tests.
+build/mongo/built: .ci/mongo/go.sum .ci/mongo/ferretdb/main.go
+	go -C .ci/mongo build -tags ferretdb_no_postgresql -o '$(CURDIR)/build/mongo/ferretdb' ./ferretdb
+	for tool in mongodump mongorestore bsondump; do \
+		go -C .ci/mongo build -o "$(CURDIR)/build/mongo/$$tool" "github.com/mongodb/mongo-tools/$$tool/main" || exit 1; \
+	done
+	touch $@
 
 # A real S3 server for the slow tests.
 bin/minio: .ci/minio/go.sum

@@ -325,16 +325,21 @@ func (r *request) getParameter() (any, error) {
 func (r *request) setParameter() (any, error) {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
-	for _, e := range without(r.body, "setParameter", "lsid", "$db", "$clusterTime", "$readPreference", "comment") {
+	given := without(r.body, "setParameter", "lsid", "$db", "$clusterTime", "$readPreference", "comment")
+	if len(given) == 0 {
+		return nil, errorf(72, "InvalidOptions", "no option found to set")
+	}
+	last := bson.D{}
+	for _, e := range given {
 		was, ok := r.s.params[e.Key]
 		if !ok {
 			return nil, errorf(72, "InvalidOptions", "attempted to set unrecognized parameter [%s]", e.Key)
 		}
 		r.s.params = maps.Clone(r.s.params)
 		r.s.params[e.Key] = e.Value
-		return bson.D{{Key: "was", Value: was}}, nil
+		last = bson.D{{Key: "was", Value: was}}
 	}
-	return nil, errorf(72, "InvalidOptions", "no option found to set")
+	return last, nil
 }
 
 // SetParameter sets what getParameter answers.

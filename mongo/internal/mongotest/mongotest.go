@@ -102,6 +102,7 @@ func Start(tb testing.TB, o Options) *Server {
 	s.params = map[string]any{
 		"featureCompatibilityVersion":       bson.D{{Key: "version", Value: fmt.Sprintf("%d.%d", s.version[0], s.version[1])}},
 		"minSnapshotHistoryWindowInSeconds": int32(300),
+		"authSchemaVersion":                 int32(5),
 	}
 	for i := range o.Members {
 		m := &member{s: s, n: i, addr: "127.0.0.1:0", conns: map[net.Conn]struct{}{}}

@@ -113,9 +113,10 @@ func (e *SourceError) Unwrap() error { return e.Err }
 // Backup saves the sources as one snapshot.
 //
 // Trouble with single entries goes to the Monitor and into the report. A source that is missing altogether makes the
-// snapshot incomplete; where no source could be saved there is no snapshot, and the error joins a *SourceError each. A
-// source that its guard refuses is left out, the others make an incomplete snapshot, and the error is a *GuardError
-// beside a full report. Where ctx ends, a checkpoint is stored, and the error is ctx's.
+// snapshot incomplete; where no source could be saved there is no snapshot, and the error joins a *SourceError each. The
+// same error comes beside a full report where a MongoDB could not be saved to its end. A source that its guard refuses is
+// left out, the others make an incomplete snapshot, and the error is a *GuardError beside a full report. Where ctx ends,
+// a checkpoint is stored, and the error is ctx's.
 //
 // Write order: the session stores packs, index and manifest in this order; the manifest is handed over after every
 // Put and Use that it relies on.
@@ -247,9 +248,19 @@ func (b *backup) sources(ctx, store context.Context) ([]*backupSource, error) {
 
 // commit stores the snapshot, unless nothing was saved.
 func (b *backup) commit(ctx context.Context, report *BackupReport, results []*backupSource) error {
-	var missing, refused []error
+	var missing, refused, torn []error
 	saved := 0
+	complete := true
 	for _, s := range results {
+		if s.kind == SourceMongo { // of a database, a part is a failure, whatever else was saved
+			switch {
+			case s.missing != nil:
+				torn = append(torn, s.missing)
+			case s.cut != nil:
+				torn = append(torn, &SourceError{s.spec.Label, s.spec.Path, s.cut})
+			}
+		}
+		complete = complete && s.cut == nil
 		switch {
 		case s.refused != nil:
 			refused = append(refused, s.refused)
@@ -268,10 +279,7 @@ func (b *backup) commit(ctx context.Context, report *BackupReport, results []*ba
 	if !b.root.finished {
 		return b.failure
 	}
-	complete := len(missing) == 0 && len(refused) == 0
-	for _, s := range results {
-		complete = complete && !s.cut
-	}
+	complete = complete && len(missing) == 0 && len(refused) == 0
 	m := b.manifest(b.root.node.Subtree, complete, false)
 	payload, err := EncodeManifest(m)
 	if err != nil {
@@ -283,7 +291,7 @@ func (b *backup) commit(ctx context.Context, report *BackupReport, results []*ba
 	}
 	b.fill(report)
 	report.Snapshot = &Snapshot{Ref: ref, Manifest: m}
-	return errors.Join(refused...)
+	return errors.Join(append(torn, refused...)...)
 }
 
 // manifest describes the run so far.

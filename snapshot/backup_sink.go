@@ -437,7 +437,7 @@ func (b *backup) saveStream(ctx context.Context, s *backupSource, place *slot, s
 		}
 		b.problem(s, s.spec.Path, fmt.Errorf("it ended early: %w", err))
 		b.mu.Lock()
-		s.cut = true
+		s.cut = err
 		b.mu.Unlock()
 	}
 	return k.finish(ctx)

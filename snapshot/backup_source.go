@@ -36,7 +36,7 @@ type backupSource struct {
 	// How it ended. Written under backup.mu.
 	missing error // it could not be saved at all
 	refused error // its guard refused it
-	cut     bool  // it ended before its end
+	cut     error // why it ended before its end
 }
 
 func (b *backup) newSource(spec *SourceSpec, parents []*parentSnap) *backupSource {
@@ -88,7 +88,7 @@ func (b *backup) save(ctx context.Context, s *backupSource) error {
 			err = &SourceError{s.spec.Label, s.spec.Path, fmt.Errorf("nothing here saves a source of the kind %q", s.kind)}
 		}
 	}
-	if err == nil {
+	if err == nil && s.cut == nil {
 		err = b.after(s)
 	}
 	b.mu.Lock()

@@ -37,7 +37,7 @@ func (t *tarSource) Save(ctx context.Context, sink *Sink) error {
 		defer file.Close()
 		r = file
 	} else {
-		r = interruptible(ctx, r)
+		r = Interruptible(ctx, r)
 	}
 	r, done, err := decompress(bufio.NewReaderSize(r, 1<<20))
 	if err != nil {
@@ -154,12 +154,12 @@ func (s *stdinSource) Save(ctx context.Context, sink *Sink) error {
 	n := Node{Meta: localfs.Meta{Type: localfs.TypeFile, Mode: 0o600, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Nlink: 1}}
 	n.MTime = s.time.UnixNano()
 	n.CTime = n.MTime
-	return sink.Add(ctx, s.name, n, interruptible(ctx, s.r))
+	return sink.Add(ctx, s.name, n, Interruptible(ctx, s.r))
 }
 
-// interruptible returns a reader that fails when ctx ends, even while r waits for input. A Read of r that never returns
+// Interruptible returns a reader that fails when ctx ends, even while r waits for input. A Read of r that never returns
 // keeps its goroutine: standard input cannot be interrupted, and the process is about to end.
-func interruptible(ctx context.Context, r io.Reader) io.Reader {
+func Interruptible(ctx context.Context, r io.Reader) io.Reader {
 	i := &interruptibleReader{ctx: ctx.Done(), cause: func() error { return context.Cause(ctx) },
 		full: make(chan inputBlock), empty: make(chan []byte, 1)}
 	i.empty <- make([]byte, 256<<10)

@@ -41,6 +41,10 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			set := map[string]string{"HOME": e.WorkDir + "/home", "TZ": "UTC", "WTSNAP_REPO": e.WorkDir + "/repo", "WTSNAP_INSTANCE": "web",
 				"WTSNAP_PASSWORD_FILE": e.WorkDir + "/key", "RCLONE_CONFIG": e.WorkDir + "/rclone.conf", "XDG_CACHE_HOME": e.WorkDir + "/cache"}
+			var err error
+			if set["GOLDEN"], err = filepath.Abs("../../mongo/testdata"); err != nil {
+				return err
+			}
 			for name, v := range set {
 				e.Setenv(name, v)
 			}

@@ -30,16 +30,17 @@ func isTerminal(stream any) bool {
 
 // app is one run of the program.
 type app struct {
-	ctx     context.Context // of the run: the commands' functions are its methods
-	std     std
-	g       *globals
-	line    *commandLine
-	cli     *cli.App
-	config  *config.Config   // nil: there is none
-	broken  map[string]error // configured sources that cannot be saved now, by label
-	backend *backend         // nil until it is opened
-	doc     any              // the JSON document, but for schema and error
-	stream  *stream          // the JSON document, where it is written while the command goes on; doc is then its end
+	ctx      context.Context // of the run: the commands' functions are its methods
+	std      std
+	g        *globals
+	line     *commandLine
+	cli      *cli.App
+	config   *config.Config   // nil: there is none
+	repoName string           // @NAME, where the repository is one of the configuration's further ones
+	broken   map[string]error // configured sources that cannot be saved now, by label
+	backend  *backend         // nil until it is opened
+	doc      any              // the JSON document, but for schema and error
+	stream   *stream          // the JSON document, where it is written while the command goes on; doc is then its end
 
 	mu       sync.Mutex
 	progress *progress // the one that is shown, if any: what else goes to standard error must not tear it
@@ -110,6 +111,9 @@ func (a *app) words(err error) string {
 }
 
 func (a *app) printError(err error) {
+	if is[pluginExit](err) {
+		return
+	}
 	text := "wtsnap: " + printable(a.words(err))
 	if h := hint(err); h != "" {
 		text += "\n  try: " + printable(h)
@@ -154,7 +158,7 @@ func (a *app) newCLI() *cli.App {
 			a.initCommand(), a.backupCommand(), a.restoreCommand(),
 			a.snapshotsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.dumpCommand(),
 			a.forgetCommand(), a.undeleteCommand(), a.pruneCommand(), a.checkCommand(), a.repairCommand(), a.statsCommand(),
-			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.runCommand(), a.configCommand(), a.completionCommand(), a.versionCommand(),
+			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.runCommand(), a.statusCommand(), a.configCommand(), a.completionCommand(), a.versionCommand(),
 		},
 	}
 	c.OnUsageError = onUsageError

@@ -132,6 +132,7 @@ func (a *app) configure(c *cli.Context) error {
 	globals := a.config.Globals
 	repository := c.String("repo")
 	if name, ok := strings.CutPrefix(repository, "@"); ok {
+		a.repoName = repository
 		other, ok := a.config.Repositories[name]
 		if !ok {
 			return usagef("", "there is no [repositories.%s] in %s", name, shown(a.config.Path))

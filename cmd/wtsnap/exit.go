@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"strings"
 
@@ -20,6 +21,7 @@ const (
 	exitPartial      = 3 // a snapshot, or a restored folder, that lacks some entries
 	exitIncomplete   = 4
 	exitCredentials  = 5
+	exitLate         = 6
 	exitNoRepository = 10
 	exitBusy         = 11
 	exitPassword     = 12
@@ -46,11 +48,19 @@ func (e *statusError) Error() string {
 
 func (e *statusError) Unwrap() error { return e.err }
 
+// A pluginExit is the exit code of a monitoring plugin, which is not one of ours; standard output says why.
+type pluginExit int
+
+func (e pluginExit) Error() string { return fmt.Sprintf("state %d", int(e)) }
+
 // exitCode is the only place that turns errors into exit codes. The gravest of several counts: an interruption, a
 // mistake in the command line, then damage, credentials, guards, the password, no repository, busy, the rest.
 func exitCode(ctx context.Context, err error) int {
 	if err == nil {
 		return exitOK
+	}
+	if e, ok := errors.AsType[pluginExit](err); ok {
+		return int(e)
 	}
 	if errors.Is(err, errInterrupted) || context.Cause(ctx) == errInterrupted && isCanceled(err) {
 		return exitInterrupted

@@ -1,0 +1,331 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/whole-tale/wtsnap/cmd/wtsnap/alert"
+	"github.com/whole-tale/wtsnap/cmd/wtsnap/schedule"
+	"github.com/whole-tale/wtsnap/snapshot"
+)
+
+// The states of monitoring plugins: https://www.monitoring-plugins.org/doc/guidelines.html. Checkmk's are the same.
+const (
+	pluginOK       = 0
+	pluginWarning  = 1
+	pluginCritical = 2
+	pluginUnknown  = 3
+)
+
+func (a *app) statusCommand() *cli.Command {
+	return &cli.Command{
+		Name: "status", Usage: "say whether the newest snapshots are as new as promised",
+		Description: `Looks at the newest complete snapshot of each instance, and of each of its sources, and compares their age with what is promised:
+max-age of [instances.NAME] or of the jobs of the configuration, or --max-age. It reads the repository and nothing else, so
+another machine can watch.
+
+Examples:
+
+  wtsnap status
+  wtsnap status --max-age 26h --instance production
+  wtsnap status --nagios
+
+Exit codes: 0 all is as new as promised; 6 something is not. With --nagios those of monitoring plugins: 0, 2; 3 where the
+repository cannot be read. With --checkmk 0.`,
+		Flags: []cli.Flag{
+			spanFlag("max-age", "a complete snapshot is promised at least every `LONG` (default: what the configuration says)"),
+			&cli.BoolFlag{Name: "nagios", Usage: "print a line, and end with a code, as Nagios' and Icinga's plugins do"},
+			&cli.BoolFlag{Name: "checkmk", Usage: "print a line an instance as Checkmk's local checks do"},
+		},
+		Action: a.action(a.status),
+	}
+}
+
+type statusSourceDoc struct {
+	Label   string  `json:"label"`
+	Newest  string  `json:"newest,omitempty"`
+	Time    string  `json:"time,omitempty"`
+	Seconds float64 `json:"age_seconds"`
+	Late    bool    `json:"late"`
+}
+
+type statusInstanceDoc struct {
+	Instance  string            `json:"instance"`
+	Newest    string            `json:"newest,omitempty"`
+	Time      string            `json:"time,omitempty"`
+	Seconds   float64           `json:"age_seconds"`
+	Promised  float64           `json:"promised_seconds,omitempty"`
+	Late      bool              `json:"late"`
+	Snapshots int               `json:"snapshots"`
+	Oldest    string            `json:"oldest,omitempty"`
+	Files     int64             `json:"files"`
+	Bytes     int64             `json:"bytes"`
+	Sources   []statusSourceDoc `json:"sources"`
+	Remarks   []string          `json:"remarks"`
+}
+
+type statusDoc struct {
+	Late      bool                `json:"late"`
+	Instances []statusInstanceDoc `json:"instances"`
+	Requests  map[string]int64    `json:"requests"`
+	Seconds   float64             `json:"seconds"`
+}
+
+func (a *app) status(c *cli.Context) error {
+	start := time.Now()
+	nagios, checkmk := c.Bool("nagios"), c.Bool("checkmk")
+	if _, err := a.arguments(0, 0, ""); err != nil {
+		return err
+	}
+	if nagios && checkmk || a.g.json && (nagios || checkmk) {
+		return usagef("leave all but one of them out", "--json, --nagios and --checkmk exclude each other")
+	}
+	list, err := a.statuses(c)
+	if err != nil && nagios {
+		fmt.Fprintf(a.std.out, "WTSNAP UNKNOWN - %s\n", printable(a.words(err)))
+		return pluginExit(pluginUnknown)
+	}
+	if err != nil {
+		return err
+	}
+	doc := newStatusDoc(list, a.requests(), time.Since(start))
+	switch {
+	case nagios:
+		return a.nagios(list)
+	case checkmk:
+		for _, s := range list {
+			fmt.Fprint(a.std.out, alert.CheckmkLine(pluginState(&s), "wtsnap "+s.Instance, fmt.Sprintf("age=%.0f", s.Age.Seconds()), instanceText(&s)))
+		}
+		return nil
+	}
+	a.result(doc, func(w io.Writer) { printStatus(w, list) })
+	if doc.Late {
+		var late []string
+		for _, s := range list {
+			if s.Late {
+				late = append(late, shown(s.Instance))
+			}
+		}
+		return &statusError{exitLate, "late: " + strings.Join(late, ", "), "look at the log of the job that makes these backups: did it run, and how did it end?", nil}
+	}
+	return nil
+}
+
+// statuses reads the snapshots and compares them with what is promised.
+func (a *app) statuses(c *cli.Context) ([]snapshot.InstanceStatus, error) {
+	r, err := a.openRepo()
+	if err != nil {
+		return nil, err
+	}
+	snaps, err := snapshot.List(a.ctx, r, snapshot.Filter{Instance: a.g.instance})
+	if err != nil {
+		return nil, fmt.Errorf("listing the snapshots: %w", err)
+	}
+	promised, expected := a.promises()
+	if span, ok := get[snapshot.Span](c, "max-age"); ok {
+		for _, s := range snaps {
+			promised[s.Instance] = span.Duration()
+		}
+		for name := range promised {
+			promised[name] = span.Duration()
+		}
+		if a.g.own != "" {
+			promised[a.g.own] = span.Duration()
+		}
+	}
+	list := snapshot.Status(snaps, promised, expected, time.Now())
+	if a.g.instance != "" {
+		list = slices.DeleteFunc(list, func(s snapshot.InstanceStatus) bool { return s.Instance != a.g.instance })
+	}
+	return list, nil
+}
+
+// promises are what the configuration says of instances in this repository: how old their newest snapshot may be, and
+// which sources they have.
+func (a *app) promises() (ages map[string]time.Duration, sources map[string][]string) {
+	ages, sources = map[string]time.Duration{}, map[string][]string{}
+	if a.config == nil {
+		return ages, sources
+	}
+	repository := strings.TrimPrefix(a.repoName, "@")
+	for _, j := range a.config.Jobs {
+		name := cmpOr(j.Instance, a.g.own)
+		if name == "" || j.Repository != repository || !slices.Contains(j.Steps, "backup") {
+			continue
+		}
+		age := j.MaxAge.Duration()
+		if s, err := schedule.Parse(j.Schedule); age == 0 && err == nil { // one missed run is late
+			age = 3 * s.Interval(time.Now()) / 2
+		}
+		if age == 0 {
+			continue
+		}
+		ages[name] = max(ages[name], age)
+		labels := j.Sources
+		if len(labels) == 0 {
+			for i := range a.config.Sources {
+				labels = append(labels, a.config.Sources[i].Label)
+			}
+		}
+		sources[name] = append(sources[name], labels...)
+	}
+	for name, i := range a.config.Instances {
+		if i.Repository == repository && !i.MaxAge.IsZero() {
+			ages[name] = i.MaxAge.Duration()
+		}
+	}
+	return ages, sources
+}
+
+func newStatusDoc(list []snapshot.InstanceStatus, requests map[string]int64, took time.Duration) statusDoc {
+	doc := statusDoc{Instances: []statusInstanceDoc{}, Requests: requests, Seconds: took.Seconds()}
+	for i := range list {
+		s := &list[i]
+		d := statusInstanceDoc{Instance: s.Instance, Seconds: s.Age.Seconds(), Promised: s.Promised.Seconds(), Late: s.Late, Snapshots: s.Snapshots,
+			Sources: []statusSourceDoc{}, Remarks: append([]string{}, statusRemarks(s)...)}
+		if s.Newest != nil {
+			d.Newest, d.Time, d.Oldest = s.Newest.Ref.ID.String(), utc(s.Newest.Time), utc(s.Oldest)
+			d.Files, d.Bytes = s.Newest.Files, s.Newest.Bytes
+		}
+		for _, src := range s.Sources {
+			e := statusSourceDoc{Label: src.Label, Seconds: src.Age.Seconds(), Late: src.Late}
+			if src.Newest != nil {
+				e.Newest, e.Time = src.Newest.Ref.ID.String(), utc(src.Newest.Time)
+			}
+			d.Sources = append(d.Sources, e)
+		}
+		doc.Late = doc.Late || s.Late
+		doc.Instances = append(doc.Instances, d)
+	}
+	return doc
+}
+
+// statusRemarks are what is wrong, or strange, about an instance.
+func statusRemarks(s *snapshot.InstanceStatus) (out []string) {
+	if s.Newest == nil {
+		out = append(out, "it has no complete snapshot")
+	}
+	if s.Latest != nil {
+		what := "incomplete"
+		if s.Latest.Checkpoint {
+			what = "a checkpoint"
+		}
+		out = append(out, "the newest snapshot, of "+when(s.Latest.Time)+", is "+what)
+	}
+	if s.Future {
+		out = append(out, "the newest snapshot is dated into the future: a clock is wrong")
+	}
+	if s.Newest != nil && s.Newest.Errors > 0 {
+		out = append(out, "the newest complete snapshot has "+plural(s.Newest.Errors, "problem", "problems"))
+	}
+	for _, src := range s.Sources {
+		switch {
+		case src.Newest == nil:
+			out = append(out, "no complete snapshot has "+shown(src.Label))
+		case src.Late && src.Newest != s.Newest:
+			out = append(out, shown(src.Label)+" was last saved "+age(src.Age)+" ago")
+		}
+	}
+	return out
+}
+
+func printStatus(w io.Writer, list []snapshot.InstanceStatus) {
+	if len(list) == 0 {
+		fmt.Fprintln(w, "no snapshots, and nothing is promised")
+		return
+	}
+	t := newTable("INSTANCE", "NEWEST COMPLETE", "", "AGE", "PROMISED", "SNAPSHOTS", "STATE").alignRight(3, 4, 5)
+	for i := range list {
+		s := &list[i]
+		id, at, old, promised := "none", "", "", "nothing"
+		if s.Newest != nil {
+			id, at, old = s.Newest.Ref.ID.Short(), when(s.Newest.Time), age(s.Age)
+		}
+		if s.Promised > 0 {
+			promised = age(s.Promised)
+		}
+		state := "ok"
+		if s.Late {
+			state = "LATE"
+		}
+		t.add(shown(s.Instance), id, at, old, promised, number(s.Snapshots), state)
+	}
+	t.write(w)
+	for i := range list {
+		for _, remark := range statusRemarks(&list[i]) {
+			fmt.Fprintf(w, "%s: %s\n", shown(list[i].Instance), remark)
+		}
+	}
+}
+
+func pluginState(s *snapshot.InstanceStatus) int {
+	switch {
+	case s.Late:
+		return pluginCritical
+	case s.Future || s.Latest != nil:
+		return pluginWarning
+	}
+	return pluginOK
+}
+
+// instanceText is an instance's state in a line.
+func instanceText(s *snapshot.InstanceStatus) string {
+	text := "no complete snapshot"
+	if s.Newest != nil {
+		text = "newest complete snapshot is " + age(s.Age) + " old"
+	}
+	if s.Promised > 0 {
+		text += " (promised: " + age(s.Promised) + ")"
+	}
+	if r := statusRemarks(s); len(r) > 0 && s.Newest != nil {
+		text += "; " + strings.Join(r, "; ")
+	}
+	return strings.ReplaceAll(text, "|", "/")
+}
+
+// nagios prints the state of all instances as a plugin does, and ends with its code.
+func (a *app) nagios(list []snapshot.InstanceStatus) error {
+	worst := pluginOK
+	var texts, perf []string
+	for i := range list {
+		s := &list[i]
+		worst = max(worst, pluginState(s))
+		texts = append(texts, printable(s.Instance)+": "+instanceText(s))
+		limit := ""
+		if s.Promised > 0 {
+			limit = fmt.Sprintf(";;%.0f", s.Promised.Seconds())
+		}
+		perf = append(perf, fmt.Sprintf("'age_%s'=%.0fs%s", strings.NewReplacer("'", "''", "=", "_").Replace(printable(s.Instance)), s.Age.Seconds(), limit))
+	}
+	if len(list) == 0 {
+		worst, texts = pluginCritical, []string{"no snapshots"}
+	}
+	word := [...]string{"OK", "WARNING", "CRITICAL"}[worst]
+	fmt.Fprintf(a.std.out, "WTSNAP %s - %s | %s\n", word, strings.Join(texts, ", "), strings.Join(perf, " "))
+	if worst == pluginOK {
+		return nil
+	}
+	return pluginExit(worst)
+}
+
+// age is a duration for people who compare days: 3d4h, 5h10m, 42m.
+func age(d time.Duration) string {
+	d = d.Round(time.Minute)
+	days, hours, minutes := int(d/(24*time.Hour)), int(d/time.Hour)%24, int(d/time.Minute)%60
+	switch {
+	case days > 0 && hours > 0:
+		return fmt.Sprintf("%dd%dh", days, hours)
+	case days > 0:
+		return fmt.Sprintf("%dd", days)
+	case hours > 0 && minutes > 0:
+		return fmt.Sprintf("%dh%dm", hours, minutes)
+	case hours > 0:
+		return fmt.Sprintf("%dh", hours)
+	}
+	return fmt.Sprintf("%dm", minutes)
+}

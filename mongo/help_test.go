@@ -5,11 +5,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo"
+	"github.com/whole-tale/wtsnap/repo/storage"
 	"github.com/whole-tale/wtsnap/repo/storage/mem"
 	"github.com/whole-tale/wtsnap/repo/storage/storagetest"
 	"github.com/whole-tale/wtsnap/snapshot"
@@ -33,11 +36,7 @@ func must(t testing.TB, err error) {
 
 func newVault(t testing.TB) *vault {
 	t.Helper()
-	key, err := repo.NewKeyFile()
-	must(t, err)
-	v := &vault{t: t, st: mem.New(), key: key, now: time.Date(2026, 11, 20, 3, 0, 0, 0, time.UTC)}
-	v.r, err = repo.Init(t.Context(), storagetest.NewReferee(t, v.st), repo.InitOptions{Password: key})
-	must(t, err)
+	v := newUncheckedVault(t)
 	t.Cleanup(func() {
 		rep, err := v.r.Check(context.Background(), repo.CheckOptions{References: snapshot.References(snapshot.TreeLoader(v.r)), ReadShare: 1})
 		if err != nil || len(rep.Problems) > 0 {
@@ -45,6 +44,44 @@ func newVault(t testing.TB) *vault {
 		}
 	})
 	return v
+}
+
+// newUncheckedVault is for tests that damage the repository.
+func newUncheckedVault(t testing.TB) *vault {
+	t.Helper()
+	key, err := repo.NewKeyFile()
+	must(t, err)
+	v := &vault{t: t, st: mem.New(), key: key, now: time.Date(2026, 11, 20, 3, 0, 0, 0, time.UTC)}
+	v.r, err = repo.Init(t.Context(), storagetest.NewReferee(t, v.st), repo.InitOptions{Password: key})
+	must(t, err)
+	return v
+}
+
+// loseData deletes all packs of data, and forgets what was read of them.
+func (v *vault) loseData() {
+	v.t.Helper()
+	must(v.t, v.r.LoadIndex(v.t.Context()))
+	var lost []string
+	for _, p := range v.r.Index().Packs() {
+		if p.Kind == index.Data {
+			must(v.t, v.st.List(v.t.Context(), "packs/", func(i storage.Info) error {
+				if strings.HasSuffix(i.Name, p.ID.String()) {
+					lost = append(lost, i.Name)
+				}
+				return nil
+			}))
+		}
+	}
+	if len(lost) == 0 {
+		v.t.Fatal("there are no packs of data")
+	}
+	for _, name := range lost {
+		must(v.t, v.st.Delete(v.t.Context(), name))
+	}
+	var err error
+	v.r, err = repo.Open(v.t.Context(), v.st, repo.OpenOptions{Password: v.key})
+	must(v.t, err)
+	must(v.t, v.r.LoadIndex(v.t.Context()))
 }
 
 // try backs sources up, a day after the last time.

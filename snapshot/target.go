@@ -33,7 +33,7 @@ func (k TargetKind) String() string {
 	return fmt.Sprintf("target(%d)", uint8(k))
 }
 
-// Compression is how a tar archive is compressed as a whole; its file's name says it.
+// Compression is how a tar or mongodump archive is compressed as a whole; its file's name says it.
 type Compression uint8
 
 const (
@@ -107,8 +107,9 @@ func ParseTarget(s string) (TargetSpec, error) {
 			return TargetSpec{Kind: kind, Stdout: true}, nil
 		}
 		t := TargetSpec{Kind: kind, Path: rest}
-		if kind == TargetTar {
-			t.Compression = compressionOf(rest)
+		switch c := compressionOf(rest); {
+		case kind == TargetTar, kind == TargetMongodump && c == CompressGzip: // what mongorestore reads
+			t.Compression = c
 		}
 		return t, nil
 	}

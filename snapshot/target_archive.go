@@ -35,8 +35,8 @@ type entryError struct{ err error }
 func (e *entryError) Error() string { return e.err.Error() }
 func (e *entryError) Unwrap() error { return e.err }
 
-// toArchive writes a tar or a zip file. It takes its name when it is complete, so that there is no half archive under it.
-func (rs *restore) toArchive(ctx context.Context, node *Node) (err error) {
+// toArchive writes a tar or a zip file.
+func (rs *restore) toArchive(ctx context.Context, node *Node) error {
 	rs.prefix = rs.o.Path
 	if !node.IsDir() {
 		rs.prefix = parentPath(rs.o.Path)
@@ -54,10 +54,16 @@ func (rs *restore) toArchive(ctx context.Context, node *Node) (err error) {
 		}
 		return rs.writeArchive(ctx, node, rs.o.Stdout)
 	}
-	if m, err := localfs.Stat(t.Path); err == nil && m.Type == localfs.TypeDir {
-		return fmt.Errorf("restore: %q is a folder", t.Path)
+	return WriteNew(t.Path, func(w io.Writer) error { return rs.writeArchive(ctx, node, w) })
+}
+
+// WriteNew makes the file at path of what write writes. It takes its name, or the place of an older file, when it is
+// complete and on the disk: there never is half a file under it.
+func WriteNew(path string, write func(w io.Writer) error) (err error) {
+	if m, err := localfs.Stat(path); err == nil && m.Type == localfs.TypeDir {
+		return fmt.Errorf("restore: %q is a folder", path)
 	}
-	f, err := os.CreateTemp(filepath.Dir(t.Path), ".wtsnap-"+filepath.Base(t.Path)+"-*")
+	f, err := os.CreateTemp(filepath.Dir(path), ".wtsnap-"+filepath.Base(path)+"-*")
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
@@ -67,9 +73,9 @@ func (rs *restore) toArchive(ctx context.Context, node *Node) (err error) {
 			os.Remove(f.Name())
 		}
 	}()
-	if err := rs.writeArchive(ctx, node, f); err != nil {
-		if full := endsRun(t.Path, err); full != nil {
-			return fmt.Errorf("restore: writing %q: %w", t.Path, err)
+	if err := write(f); err != nil {
+		if full := endsRun(path, err); full != nil {
+			return fmt.Errorf("restore: writing %q: %w", path, err)
 		}
 		return err
 	}
@@ -79,7 +85,7 @@ func (rs *restore) toArchive(ctx context.Context, node *Node) (err error) {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
-	if err := os.Rename(f.Name(), t.Path); err != nil {
+	if err := os.Rename(f.Name(), path); err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
 	return nil

@@ -22,6 +22,8 @@ func TestParseTarget(t *testing.T) {
 		"mongodb+srv://cluster/db": {Kind: TargetMongoDB, Path: "mongodb+srv://cluster/db"},
 		"mongodump:-":              {Kind: TargetMongodump, Stdout: true},
 		"mongodump:x.archive":      {Kind: TargetMongodump, Path: "x.archive"},
+		"mongodump:x.archive.gz":   {Kind: TargetMongodump, Path: "x.archive.gz", Compression: CompressGzip},
+		"mongodump:x.zst":          {Kind: TargetMongodump, Path: "x.zst"},
 	} {
 		got, err := ParseTarget(in)
 		if err != nil || got != want {

@@ -18,9 +18,9 @@ import (
 func (a *app) restoreCommand() *cli.Command {
 	return &cli.Command{
 		Name: "restore", Usage: "bring files back", ArgsUsage: "[SNAPSHOT[:PATH]] --to TARGET",
-		Description: `Brings a snapshot, or a part of it, back to a target: a folder, tar:FILE, zip:FILE, or tar:- for standard output. The entries of the
+		Description: `Brings a snapshot, or a part of it, back to a target: a folder, tar:FILE, zip:FILE, mongodump:FILE, or tar:- for standard output. The entries of the
 folder that PATH names go directly into the target. Only what differs is written, so the same command finishes a restore
-that was interrupted.
+that was interrupted. A MongoDB goes into a folder as mongodump writes it, or into an archive for mongorestore.
 
 Examples:
 
@@ -28,9 +28,10 @@ Examples:
   wtsnap restore latest:homes/alice --to /srv/homes/alice --dry-run
   wtsnap restore --at "2026-11-20 03:00" latest:homes/alice/notes.txt --to .
   wtsnap restore 3f12ab34:homes --to tar:homes.tar.zst
-  wtsnap restore latest:homes/alice --to /srv/homes/alice --delete     as it was: removes what was not there`,
+  wtsnap restore latest:homes/alice --to /srv/homes/alice --delete     as it was: removes what was not there
+  wtsnap restore latest:mongo/girder --to mongodump:- | mongorestore --archive`,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "to", Aliases: []string{"t"}, Usage: "restore to `TARGET`: a folder, tar:FILE, zip:FILE or tar:-"},
+			&cli.StringFlag{Name: "to", Aliases: []string{"t"}, Usage: "restore to `TARGET`: a folder, tar:FILE, zip:FILE, mongodump:FILE or tar:-"},
 			&cli.StringSliceFlag{Name: "include", Usage: "restore only what matches `PATTERN` of .gitignore, relative to PATH; may be repeated"},
 			&cli.StringSliceFlag{Name: "exclude", Aliases: []string{"e"}, Usage: "leave out what matches `PATTERN`; may be repeated"},
 			dryRunFlag("say what would be done, and do nothing"),
@@ -55,14 +56,14 @@ func (a *app) restoreOptions(c *cli.Context) (o snapshot.RestoreOptions, err err
 	if o.Target, err = snapshot.ParseTarget(c.String("to")); err != nil {
 		return o, err
 	}
-	if o.Target.Kind != snapshot.TargetFolder && o.Target.Kind != snapshot.TargetTar && o.Target.Kind != snapshot.TargetZip {
-		return o, usagef("restore to a folder, tar:FILE or zip:FILE", "this version cannot restore to %s", shown(c.String("to")))
+	if err := a.mongoTarget(&o); err != nil {
+		return o, err
 	}
 	if o.Target.Stdout && a.g.json {
 		return o, usagef("leave --json out, or restore to a file", "standard output is for the archive, not for JSON")
 	}
 	if o.Target.Stdout && isTerminal(a.std.out) {
-		return o, usagef("wtsnap restore ... --to tar:- > FILE", "an archive is nothing for a terminal")
+		return o, usagef("wtsnap restore ... --to "+o.Target.String()+" > FILE", "an archive is nothing for a terminal")
 	}
 	patterns := func(flag string) (out []exclude.Pattern, err error) {
 		for _, text := range c.StringSlice(flag) {
@@ -242,7 +243,11 @@ func printRestore(w io.Writer, rep *snapshot.RestoreReport, o snapshot.RestoreOp
 	if rep.Files.Failed > 0 {
 		text += ", " + number(rep.Files.Failed) + " failed"
 	}
-	row("files", text)
+	if rep.Documents != nil {
+		printDocuments(row, rep, o)
+	} else {
+		row("files", text)
+	}
 	row("bytes", fmt.Sprintf("%s in all, %s written, %s downloaded", size(rep.Bytes.Total), size(rep.Bytes.Written), size(rep.Bytes.Downloaded)))
 	if d := rep.Delete; d != nil && d.Entries > 0 {
 		row("removed", fmt.Sprintf("%s, %s", plural(d.Entries, "entry", "entries"), size(d.Bytes)))

@@ -71,14 +71,14 @@ type Collection struct {
 // data returns the namespace that a collection's documents come under. Those of a time series come under its buckets
 // collection, from servers of 8.3 on under its own name.
 func (c *Collection) data(server string) Namespace {
-	if c.Type == layout.TypeTimeseries && !viewlessTimeseries(server) {
+	if c.Type == layout.TypeTimeseries && !Viewless(server) {
 		return Namespace{c.DB, layout.BucketsPrefix + c.Collection}
 	}
 	return c.Namespace
 }
 
-// viewlessTimeseries reports whether a server keeps time series without buckets collections that show.
-func viewlessTimeseries(version string) bool {
+// Viewless reports whether a server of a version keeps time series without buckets collections that show.
+func Viewless(version string) bool {
 	first, rest, _ := strings.Cut(version, ".")
 	second, _, _ := strings.Cut(rest, ".")
 	major, err := strconv.Atoi(first)

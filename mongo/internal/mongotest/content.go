@@ -239,7 +239,15 @@ func (s *Server) State() map[string]string {
 				continue // old dumps name it; servers have none
 			}
 			d := without(ix, "ns")
-			slices.SortFunc(d, func(a, b bson.E) int { return strings.Compare(a.Key, b.Key) })
+			byKey := func(a, b bson.E) int { return strings.Compare(a.Key, b.Key) }
+			slices.SortFunc(d, byKey)
+			if i := slices.IndexFunc(d, func(e bson.E) bool { return e.Key == "weights" }); i >= 0 { // mongorestore shuffles them
+				var w bson.D
+				if v, ok := d[i].Value.(bson.RawValue); ok && v.Unmarshal(&w) == nil {
+					slices.SortFunc(w, byKey)
+					d[i].Value = w
+				}
+			}
 			indexes = append(indexes, rawText(rawOf(d)))
 		}
 		slices.Sort(indexes)

@@ -16,8 +16,9 @@ import (
 
 // A Schedule says when a job is due. The zero Schedule is never due.
 type Schedule struct {
-	text string
-	cron cron.Schedule
+	text   string
+	fields string // of cron
+	cron   cron.Schedule
 }
 
 // Parse reads "30 2 * * *", "@daily" or "02:30".
@@ -26,11 +27,30 @@ func Parse(text string) (Schedule, error) {
 	if at, err := time.Parse("15:04", spec); err == nil {
 		spec = fmt.Sprintf("%d %d * * *", at.Minute(), at.Hour())
 	}
+	if fields, ok := words[strings.ToLower(spec)]; ok {
+		spec = fields
+	}
+	if f := strings.Fields(spec); len(f) == 5 {
+		spec = strings.Join(append(f[:4], sunday(f[4])), " ")
+	}
 	c, err := cron.ParseStandard(spec)
-	if err != nil {
+	if err != nil || strings.HasPrefix(spec, "@") || strings.HasPrefix(spec, "TZ=") || strings.HasPrefix(spec, "CRON_TZ=") {
 		return Schedule{}, fmt.Errorf("%q is no schedule: write a time of the day (\"02:30\"), five fields of cron (\"30 2 * * 1-5\") or @daily", text)
 	}
-	return Schedule{text, c}, nil
+	return Schedule{text, spec, c}, nil
+}
+
+// sunday writes the day 7 of crontab(5) as 0, which is all that the library knows.
+func sunday(field string) string {
+	parts := strings.Split(field, ",")
+	for i, p := range parts {
+		if p == "7" {
+			parts[i] = "0"
+		} else if from, ok := strings.CutSuffix(p, "-7"); ok {
+			parts[i] = from + "-6,0"
+		}
+	}
+	return strings.Join(parts, ",")
 }
 
 // String returns what Parse read.

@@ -1,6 +1,11 @@
 package schedule
 
 import (
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 	_ "time/tzdata"
@@ -107,5 +112,62 @@ func TestJitter(t *testing.T) {
 	}
 	if len(seen) != 4 || Jitter("a", at, 0) != 0 {
 		t.Errorf("%d different ones of 4", len(seen))
+	}
+}
+
+// TestCalendar: systemd understands what a schedule is translated to, and means the same.
+func TestCalendar(t *testing.T) {
+	for text, want := range map[string]string{
+		"02:30": "*-*-* 02:30:00", "@hourly": "*-*-* *:00:00", "@weekly": "Sun *-*-* 00:00:00", "30 2 * * 1-5": "Mon,Tue,Wed,Thu,Fri *-*-* 02:30:00",
+		"*/15 8-18/2 1,15 jan,6 *": "*-01,06-01,15 08..18/2:00/15:00", "0 4 1 * sun": "*-*-01 04:00:00|Sun *-*-* 04:00:00", "5 4 * */3 6,0": "Sun,Sat *-01/3-* 04:05:00",
+		"0 3 * * 5-7": "Sun,Fri,Sat *-*-* 03:00:00", "0 3 * * */2": "Sun,Tue,Thu,Sat *-*-* 03:00:00",
+	} {
+		s, err := Parse(text)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		if got := strings.Join(s.Calendar(), "|"); got != want {
+			t.Errorf("%q is %q, want %q", text, got, want)
+		}
+		systemd(t, s)
+	}
+	if (Schedule{}).Calendar() != nil {
+		t.Error("the zero schedule has a calendar")
+	}
+}
+
+// systemd compares the next times of a schedule with systemd's, where its program is.
+func systemd(t *testing.T, s Schedule) {
+	t.Helper()
+	program, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Logf("%v: the comparison with systemd is left out", err)
+		return
+	}
+	const n = 12
+	from := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	var theirs []string
+	for _, event := range s.Calendar() {
+		cmd := exec.Command(program, "calendar", "--iterations=12", "--base-time=2026-11-23 12:00:00 UTC", event)
+		cmd.Env = append(os.Environ(), "TZ=UTC", "LC_ALL=C")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("systemd refuses %q: %s", event, out)
+			return
+		}
+		for _, m := range regexp.MustCompile(`(?m)^ *(?:Next elapse|Iter[^:]*): \w+ (\S+ \S+) UTC`).FindAllStringSubmatch(string(out), -1) {
+			theirs = append(theirs, m[1])
+		}
+	}
+	slices.Sort(theirs)
+	theirs = slices.Compact(theirs)
+	at := from
+	for i := range n {
+		at = s.Next(at)
+		if i >= len(theirs) || theirs[i] != at.Format(time.DateTime) {
+			t.Errorf("%q, run %d: %v, systemd says %v", s, i, at, theirs)
+			return
+		}
 	}
 }

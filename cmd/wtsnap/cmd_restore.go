@@ -20,7 +20,8 @@ func (a *app) restoreCommand() *cli.Command {
 		Name: "restore", Usage: "bring files back", ArgsUsage: "[SNAPSHOT[:PATH]] --to TARGET",
 		Description: `Brings a snapshot, or a part of it, back to a target: a folder, tar:FILE, zip:FILE, mongodump:FILE, or tar:- for
 standard output. The entries of the folder that PATH names go directly into the target. Only what differs is written, so the
-same command finishes a restore that was interrupted. A MongoDB goes into a folder as mongodump writes it, or into an archive for mongorestore.
+same command finishes a restore that was interrupted. A MongoDB goes into a folder as mongodump writes it, or into an
+archive for mongorestore.
 
 Examples:
 

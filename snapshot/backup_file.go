@@ -348,6 +348,9 @@ type assembly struct {
 	next  int          // to be added
 	then  func()       // what to do when all are
 	jobs  sync.WaitGroup
+
+	shows bool  // the progress has the parts, not only the whole file
+	shown int64 // bytes of parts
 }
 
 // read cuts a file and hands the pieces out.
@@ -449,6 +452,10 @@ func (a *assembly) holeUpTo(off int64) {
 func (a *assembly) done(i int, p Part) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.shows {
+		a.shown += p.Len()
+		a.b.o.Progress.Bytes.Add(p.Len())
+	}
 	if i != a.next {
 		if a.ready == nil {
 			a.ready = map[int]Part{}

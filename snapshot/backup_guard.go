@@ -3,6 +3,7 @@ package snapshot
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
@@ -51,6 +52,9 @@ func (b *backup) after(s *backupSource) error {
 	if p == nil || b.o.AllowShrink {
 		return nil
 	}
+	if err := mongoGuard(s, p.source.Mongo, s.mongo.Load()); err != nil {
+		return err
+	}
 	before, now := p.source.Files, s.seen.Load()
 	switch {
 	case before > 0 && now == 0:
@@ -59,6 +63,39 @@ func (b *backup) after(s *backupSource) error {
 		return &GuardError{s.spec.Label, s.spec.Path, fmt.Sprintf("not a byte is left of %d (--allow-shrink if that was meant)", p.source.Bytes), before, now}
 	case before > shrinkLeast && now < (before+1)/2:
 		return &GuardError{s.spec.Label, s.spec.Path, fmt.Sprintf("only %d files are left of %d (--allow-shrink if that was meant)", now, before), before, now}
+	}
+	return nil
+}
+
+// mongoLeast is how many collections a parent must have had for half of them to count.
+const mongoLeast = 10
+
+// mongoGuard compares a dump with the one before, unless other namespaces were asked for: then it is meant to differ.
+func mongoGuard(s *backupSource, was, is *MongoInfo) error {
+	if was == nil || is == nil || !slices.Equal(was.Include, is.Include) || !slices.Equal(was.Exclude, is.Exclude) {
+		return nil
+	}
+	refuse := func(before, now int64, format string, args ...any) error {
+		return &GuardError{s.spec.Label, s.spec.Path, fmt.Sprintf(format, args...) + " (--allow-shrink if that was meant)", before, now}
+	}
+	there := map[string]bool{}
+	for _, db := range is.Databases {
+		there[db.Name] = true
+	}
+	for _, db := range was.Databases {
+		if db.Documents > 0 && !there[db.Name] {
+			return refuse(db.Collections, 0, "the database %q is gone, which had %d collections", db.Name, db.Collections)
+		}
+	}
+	if before, now := was.Collections(), is.Collections(); before >= mongoLeast && now < (before+1)/2 {
+		return refuse(before, now, "only %d collections are left of %d", now, before)
+	}
+	before, now := was.Documents(), is.Documents()
+	switch {
+	case before > 0 && now == 0:
+		return refuse(before, now, "no document is left of %d", before)
+	case before > shrinkLeast && now < (before+1)/2:
+		return refuse(before, now, "only %d documents are left of %d", now, before)
 	}
 	return nil
 }

@@ -41,6 +41,7 @@ type memNode struct {
 	link     *memNode // the same file under another name
 	old      *Node
 	pending  bool // its content is not stored yet
+	undated  bool // it gets its time when its content is known
 	implied  bool // a folder that no entry describes: it is as old as the newest entry in it
 }
 
@@ -80,32 +81,74 @@ func (k *Sink) Owner(uid uint32, user string, gid uint32, group string) {
 // not to be changed any more.
 func (k *Sink) SetMongo(m *MongoInfo) { k.src.mongo.Store(m) }
 
+// PastMongo returns what the newest finished parent says of its MongoDB, or nil.
+func (k *Sink) PastMongo() *MongoInfo {
+	if p := finished(k.src.parents); p != nil {
+		return p.source.Mongo
+	}
+	return nil
+}
+
+// Progress is where a source counts what the sink cannot see: the documents in its streams, how much there will be.
+func (k *Sink) Progress() *Progress { return k.b.o.Progress }
+
+// Reset drops all entries, for a source that must begin anew. No Add may be under way. What was stored is not stored
+// again.
+func (k *Sink) Reset() {
+	k.jobs.Wait()
+	k.b.gate.RLock()
+	defer k.b.gate.RUnlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.uncount(k.root)
+	k.root = k.newDir(k.src.spec.Label)
+}
+
+// uncount takes the files below m out of the progress.
+func (k *Sink) uncount(m *memNode) {
+	for _, c := range m.children {
+		if c.node.Type == localfs.TypeFile && c.link == nil && !c.pending {
+			k.b.o.Progress.Files.Add(-1)
+			k.b.o.Progress.Bytes.Add(-c.node.Size)
+		}
+		k.uncount(c)
+	}
+}
+
 // Add adds an entry, or replaces one. Its path is relative to the source and slash-separated; empty names and "." are
 // dropped, a leading slash too; one with ".." is reported and left out. Folders on the way are made. The last name goes
 // into the node, which says everything but the content and its size; content is read to its end, for files only.
 //
 // An error of content is returned as it is, and the entry left out.
 func (k *Sink) Add(ctx context.Context, path string, n Node, content io.Reader) error {
-	return k.add(ctx, path, n, content, false)
+	return k.add(ctx, path, &memNode{node: n}, content, false)
+}
+
+// AddUndated is Add for a file that has no time of its own, such as the documents of a collection: it gets that of the
+// parent's file where the content is the same, else the snapshot's.
+func (k *Sink) AddUndated(ctx context.Context, path string, content io.Reader) error {
+	n := Node{Meta: localfs.Meta{Type: localfs.TypeFile, Mode: 0o600, UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}}
+	n.MTime = k.b.o.Time.UnixNano()
+	n.CTime = n.MTime
+	return k.add(ctx, path, &memNode{node: n, undated: true}, content, false)
 }
 
 // AddSparse is Add for a file that has holes: long runs of zeros in it become holes.
 func (k *Sink) AddSparse(ctx context.Context, path string, n Node, content io.Reader) error {
-	return k.add(ctx, path, n, content, true)
+	return k.add(ctx, path, &memNode{node: n}, content, true)
 }
 
-func (k *Sink) add(ctx context.Context, path string, n Node, content io.Reader, sparse bool) error {
+func (k *Sink) add(ctx context.Context, path string, m *memNode, content io.Reader, sparse bool) error {
 	names, err := splitPath(path)
 	if err != nil {
 		k.Problem(path, err)
 		return nil
 	}
-	if n.Nlink == 0 {
-		n.Nlink = 1
+	if m.node.Nlink == 0 {
+		m.node.Nlink = 1
 	}
-	m := &memNode{node: n}
 	m.node.Size = 0
-	if n.Type == localfs.TypeDir {
+	if m.node.Type == localfs.TypeDir {
 		m.children = map[string]*memNode{}
 	}
 	if len(names) > 0 {
@@ -115,7 +158,7 @@ func (k *Sink) add(ctx context.Context, path string, n Node, content io.Reader, 
 			return nil
 		}
 	}
-	if n.Type != localfs.TypeFile {
+	if m.node.Type != localfs.TypeFile {
 		k.insert(path, names, m)
 		return context.Cause(ctx)
 	}
@@ -125,7 +168,7 @@ func (k *Sink) add(ctx context.Context, path string, n Node, content io.Reader, 
 	m.old = k.past(ctx, strings.Join(names, "/"))
 	m.pending = true
 	t := fileTask{old: m.old}
-	a := &assembly{b: k.b, content: newContent(k.b, &t)}
+	a := &assembly{b: k.b, content: newContent(k.b, &t), shows: true}
 	split := k.split.Get().(*chunk.Splitter)
 	if sparse {
 		err = a.sparse(ctx, split, content)
@@ -137,6 +180,7 @@ func (k *Sink) add(ctx context.Context, path string, n Node, content io.Reader, 
 	k.split.Put(split)
 	if err != nil {
 		a.wait()
+		k.b.o.Progress.Bytes.Add(-a.shown)
 		return err
 	}
 	k.insert(path, names, m)
@@ -154,9 +198,11 @@ func (k *Sink) stored(m *memNode, a *assembly) {
 		k.b.fail(err)
 		return
 	}
+	if m.undated && m.old != nil && m.old.IsFile() && sameContentList(m.old, &m.node) {
+		m.node.MTime, m.node.CTime = m.old.MTime, m.old.CTime
+	}
 	m.pending = false
 	k.b.o.Progress.Files.Add(1)
-	k.b.o.Progress.Bytes.Add(m.node.Size)
 }
 
 // Link adds another name for a file that was added before.

@@ -15,8 +15,9 @@ type MongoInfo struct {
 	Set         string           `json:"set,omitempty"`    // replica set
 	Member      string           `json:"member,omitempty"` // host:port that was read, where it was one member
 	Consistency MongoConsistency `json:"consistency"`
-	Start       Timestamp        `json:"start,omitzero"` // of the window of time that the documents are of; zero = unknown
-	End         Timestamp        `json:"end,omitzero"`   // equal to Start where all documents are of one moment
+	Start       Timestamp        `json:"start,omitzero"`  // of the window of time that the documents are of; zero = unknown
+	End         Timestamp        `json:"end,omitzero"`    // equal to Start where all documents are of one moment
+	Loose       []string         `json:"loose,omitempty"` // namespaces that the consistency does not cover
 	Order       MongoOrder       `json:"order,omitempty"`
 	Databases   []MongoDatabase  `json:"databases,omitempty"` // ordered by name
 	Include     []string         `json:"include,omitempty"`   // patterns of namespaces that were asked for; none = all

@@ -37,6 +37,7 @@ type Progress struct {
 	TotalFiles, TotalBytes atomic.Int64 // estimates; 0 = unknown yet
 	Files, Bytes           atomic.Int64 // done, of regular files; unchanged ones count as done
 	Folders                atomic.Int64 // done
+	Documents              atomic.Int64 // of databases, done
 	New                    atomic.Int64 // files
 	Changed                atomic.Int64 // files
 	Unchanged              atomic.Int64 // files

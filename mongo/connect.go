@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 	driver "go.mongodb.org/mongo-driver/v2/mongo"
 	"go.mongodb.org/mongo-driver/v2/mongo/options"
+	"go.mongodb.org/mongo-driver/v2/mongo/readconcern"
 	"go.mongodb.org/mongo-driver/v2/mongo/readpref"
 	"go.mongodb.org/mongo-driver/v2/tag"
 
@@ -33,6 +35,7 @@ type ConnectOptions struct {
 	Past string
 	// ReadOnly pins the connection to one member, which need not be the primary.
 	ReadOnly bool
+	Password string // of the user that the connection string names without one
 	AppName  string // for the server's log; "" = wtsnap
 }
 
@@ -46,8 +49,10 @@ type Server struct {
 	Kind     Kind
 	Set      string // replica set
 	Member   string // the one that is read, where it is pinned to one
+	Sessions bool   // it knows sessions
 
-	read *readpref.ReadPref
+	read    *readpref.ReadPref
+	concern *readconcern.ReadConcern // of reads that must not be rolled back; nil = the connection's
 }
 
 // Kind says what answers at the other end.
@@ -69,6 +74,7 @@ type helloReply struct {
 	Msg       string            `bson:"msg"`
 	Wire      int32             `bson:"maxWireVersion"`
 	Tags      map[string]string `bson:"tags"`
+	Sessions  *int32            `bson:"logicalSessionTimeoutMinutes"`
 }
 
 // Connect connects to the server that uri names, and asks what it is. An error's text has no password.
@@ -96,7 +102,7 @@ func Connect(ctx context.Context, uri string, o ConnectOptions) (*Server, error)
 	}
 	if err != nil {
 		s.Close(ctx)
-		return nil, connectError(s.URI, uri, err)
+		return nil, connectError(s.URI, base, s.Database, err)
 	}
 	return s, nil
 }
@@ -117,6 +123,9 @@ func clientOptions(uri string, o *ConnectOptions) (*options.ClientOptions, error
 			return nil, errors.New("a % in it that begins no escape (a % in a user name or a password is written %25)")
 		}
 		return nil, err
+	}
+	if o.Password != "" && c.Auth != nil && c.Auth.Username != "" && !c.Auth.PasswordSet {
+		c.Auth.Password, c.Auth.PasswordSet = o.Password, true
 	}
 	if c.AppName == nil {
 		if o.AppName == "" {
@@ -265,7 +274,7 @@ func chosen(p *readpref.ReadPref, h *helloReply) bool {
 
 // describe fills in what the server is.
 func (s *Server) describe(ctx context.Context, h *helloReply) error {
-	s.Wire, s.Set, s.Member = h.Wire, h.Set, h.Me
+	s.Wire, s.Set, s.Member, s.Sessions = h.Wire, h.Set, h.Me, h.Sessions != nil
 	switch {
 	case h.Msg == "isdbgrid":
 		s.Kind = Sharded
@@ -291,8 +300,9 @@ func (s *Server) AtLeast(major, minor int) bool {
 
 // A TooOldError says that the driver does not speak the server's protocol any more.
 type TooOldError struct {
-	URI string // without secrets
-	Err error
+	URI     string // without secrets
+	Command string // that makes the server's own tools write an archive to standard output
+	Err     error
 }
 
 func (e *TooOldError) Error() string {
@@ -302,13 +312,60 @@ func (e *TooOldError) Error() string {
 func (e *TooOldError) Unwrap() error { return e.Err }
 
 // connectError says what is wrong with a connection, in the user's words where they are known.
-func connectError(shown, uri string, err error) error {
+func connectError(shown string, c *options.ClientOptions, db string, err error) error {
 	text := err.Error()
-	if strings.Contains(text, "version of the Go driver requires at least") {
-		if i := strings.Index(text, "server at "); i >= 0 {
-			text = text[i:]
+	if i := strings.Index(text, "server at "); i >= 0 && strings.Contains(text, "version of the Go driver requires at least") {
+		text, _, _ = strings.Cut(text[i:], " }")
+		text, _, _ = strings.Cut(text, ", current topology")
+		return &TooOldError{URI: shown, Command: dumpCommand(c, db), Err: errors.New(text)}
+	}
+	if strings.Contains(text, "server selection error") {
+		var reasons []string
+		for _, m := range lastError.FindAllStringSubmatch(text, -1) {
+			reasons = append(reasons, m[1]+": "+m[2])
 		}
-		return &TooOldError{URI: shown, Err: errors.New(text)}
+		if len(reasons) == 0 {
+			reasons = append(reasons, "of those that answer none is a member that was asked for")
+		}
+		return fmt.Errorf("connecting to %s: no server: %s", shown, strings.Join(reasons, "; "))
 	}
 	return fmt.Errorf("connecting to %s: %w", shown, err)
 }
+
+// lastError finds in the driver's errors what became of each server.
+var lastError = regexp.MustCompile(`Addr: ([^, ]+), Type: [^,]+, Last error: (.*?) }`)
+
+// dumpCommand returns the mongodump that reads the same, in the options that it has had from the beginning. It asks for
+// the password.
+func dumpCommand(c *options.ClientOptions, db string) string {
+	args := []string{"mongodump"}
+	host := strings.Join(c.Hosts, ",")
+	if c.ReplicaSet != nil {
+		host = *c.ReplicaSet + "/" + host
+	}
+	args = append(args, "--host="+host)
+	if c.Auth != nil && c.Auth.Username != "" {
+		args = append(args, "--username="+c.Auth.Username)
+		if c.Auth.AuthSource != "" {
+			args = append(args, "--authenticationDatabase="+c.Auth.AuthSource)
+		}
+	}
+	if c.TLSConfig != nil {
+		args = append(args, "--ssl")
+	}
+	switch {
+	case db != "":
+		args = append(args, "--db="+db)
+	case c.ReplicaSet != nil:
+		args = append(args, "--oplog")
+	}
+	for i, a := range args {
+		if strings.ContainsFunc(a, func(r rune) bool { return !strings.ContainsRune(plainInShell, r) }) {
+			args[i] = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(append(args, "--archive"), " ")
+}
+
+// plainInShell are the characters that need no quotes.
+const plainInShell = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=./:,@%+"

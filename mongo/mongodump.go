@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/klauspost/compress/gzip"
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -138,12 +137,7 @@ func (d *dumpSaver) metadata(c *archive.Collection) (view bool, err error) {
 }
 
 // add saves a file that has no time of its own.
-func (d *dumpSaver) add(path string, r io.Reader) error {
-	n := snapshot.Node{Meta: localfs.Meta{Type: localfs.TypeFile, Mode: 0o600, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Nlink: 1}}
-	n.MTime = time.Now().UnixNano()
-	n.CTime = n.MTime
-	return d.sink.Add(d.ctx, path, n, r)
-}
+func (d *dumpSaver) add(path string, r io.Reader) error { return d.sink.AddUndated(d.ctx, path, r) }
 
 // oplog saves the oplog, and notes its span.
 func (d *dumpSaver) oplog(r io.Reader, add func(r io.Reader) error) error {

@@ -24,6 +24,7 @@ the path. What is in the repository already is not stored again. Without sources
   homes=/srv/homes     a folder, or a file
   old=tar:home.tgz     the entries of a tar archive (tar:- reads it from standard input)
   ledger=stdin:db.sql  standard input, as one file with that name
+  mongo=mongodb://...  a MongoDB: all its collections, or those of the database that the address names
 
 Examples:
 
@@ -34,7 +35,7 @@ Examples:
 
 Exit codes: 0 all is saved; 3 it is, but for the entries that are named; 14 a source looks empty, or is not what it should
 be, and was left out; 130 interrupted: a checkpoint is left, and the next run goes on from there.`,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringSliceFlag{Name: "exclude", Aliases: []string{"e"}, Usage: "leave out what matches `PATTERN` of .gitignore, relative to each source; may be repeated"},
 			&cli.StringSliceFlag{Name: "exclude-file", Usage: "read such patterns from `FILE`, one a line"},
 			&cli.BoolFlag{Name: "exclude-caches", Usage: "leave out the content of folders that hold a CACHEDIR.TAG"},
@@ -52,7 +53,7 @@ be, and was left out; 130 interrupted: a checkpoint is left, and the next run go
 			spanFlag("checkpoint-interval", "store a restorable checkpoint each `LONG` during a long backup (default: 5min; 0: only when interrupted)"),
 			&cli.StringFlag{Name: "host", Usage: "the host's `NAME`, for people"},
 			&cli.GenericFlag{Name: "time", Value: newValue(parseWhen), Usage: "date the snapshot at `TIME` instead of now"},
-		},
+		}, mongoFlags()...),
 		Action: a.action(a.backup),
 	}
 }
@@ -265,6 +266,9 @@ func printBackup(w io.Writer, rep *snapshot.BackupReport, d backupDoc) {
 	row := func(name, text string) { fmt.Fprintf(w, "  %-9s %s\n", name, text) }
 	for _, src := range rep.Sources {
 		row(shown(src.Label), plural(src.Files, "file", "files")+", "+size(src.Bytes))
+		if src.Mongo != nil {
+			row("", mongoSummary(src.Mongo))
+		}
 	}
 	files := fmt.Sprintf("%s new, %s changed, %s unchanged", number(rep.Files.New), number(rep.Files.Changed), number(rep.Files.Unchanged))
 	if !s.Checkpoint { // which cannot know

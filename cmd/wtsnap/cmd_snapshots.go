@@ -14,19 +14,20 @@ import (
 
 // sourceDoc is one label of a snapshot.
 type sourceDoc struct {
-	Label  string `json:"label"`
-	Kind   string `json:"kind"`
-	Path   string `json:"path"`
-	Files  int64  `json:"files"`
-	Dirs   int64  `json:"dirs"`
-	Bytes  int64  `json:"bytes"`
-	Errors int64  `json:"errors"`
+	Label  string    `json:"label"`
+	Kind   string    `json:"kind"`
+	Path   string    `json:"path"`
+	Files  int64     `json:"files"`
+	Dirs   int64     `json:"dirs"`
+	Bytes  int64     `json:"bytes"`
+	Errors int64     `json:"errors"`
+	Mongo  *mongoDoc `json:"mongo,omitempty"`
 }
 
 func sourceDocs(sources []snapshot.Source) []sourceDoc {
 	out := make([]sourceDoc, 0, len(sources))
 	for _, s := range sources {
-		out = append(out, sourceDoc{s.Label, string(s.Kind), s.Path, s.Files, s.Dirs, s.Bytes, s.Errors})
+		out = append(out, sourceDoc{s.Label, string(s.Kind), s.Path, s.Files, s.Dirs, s.Bytes, s.Errors, newMongoDoc(s.Mongo)})
 	}
 	return out
 }

@@ -175,6 +175,8 @@ func hint(err error) string {
 			return "look at the source: is its file system mounted, is it the right folder?"
 		}
 		return "look at the source; --allow-shrink if it is meant to be so"
+	case mongoHint(err) != "":
+		return mongoHint(err)
 	case is[*snapshot.InstanceError](err):
 		return "--instance NAME"
 	case is[*snapshot.AmbiguousError](err):

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -8,6 +9,23 @@ import (
 	"github.com/whole-tale/wtsnap/mongo"
 	"github.com/whole-tale/wtsnap/snapshot"
 )
+
+// envMongoPassword names the variable that holds the password of a MongoDB whose address has a user and no password.
+const envMongoPassword = "WTSNAP_MONGO_PASSWORD"
+
+// mongoFlags are those of commands that read a MongoDB.
+func mongoFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "read-preference", Usage: "read the member of a MongoDB's replica set that `MODE[:TAG=VALUE,...]` says: primary, secondary, nearest..."},
+		&cli.StringFlag{Name: "mongo-member", Usage: "read `HOST[:PORT]` of a MongoDB's replica set, and no other"},
+		&cli.StringFlag{Name: "mongo-password-file", Usage: "take the password of the MongoDB's user from `FILE`"},
+		&cli.StringSliceFlag{Name: "ns-include", Usage: "of a MongoDB only the collections that match `DB.COLLECTION`, with * for any text; may be repeated"},
+		&cli.StringSliceFlag{Name: "ns-exclude", Usage: "of a MongoDB not the collections that match `DB.COLLECTION`; may be repeated"},
+		&cli.StringFlag{Name: "mongo-consistency", Value: "auto", Usage: "make a MongoDB's collections consistent by `HOW` snapshot, oplog, none, or auto: the best that there is"},
+		&cli.IntFlag{Name: "mongo-parallel", Usage: "read `N` collections of a MongoDB at a time (default: 4)"},
+		sizeFlag("mongo-spool", "let a MongoDB be up to `SIZE` ahead of a slow remote, on disk in the folder for temporary files (default: 2GiB; 0: none)"),
+	}
+}
 
 // mongoSources gives the sources that are MongoDBs, or dumps of one, what reads them.
 func (a *app) mongoSources(c *cli.Context, sources []snapshot.SourceSpec) error {
@@ -20,8 +38,42 @@ func (a *app) mongoSources(c *cli.Context, sources []snapshot.SourceSpec) error 
 			s.Stream = &mongo.DumpSource{Path: path, Stdin: a.std.in}
 			continue
 		}
-		return usagef("mongodump --archive --uri URI | wtsnap backup mongo=mongodump:-",
-			"source %s: this build does not read a running MongoDB", shown(s.Path))
+		o, err := mongoOptions(c)
+		if err != nil {
+			return err
+		}
+		o.Address = s.Address
+		stream, err := mongo.NewSource(o)
+		if err != nil {
+			return usagef("", "source %s: %v", shown(s.Path), err)
+		}
+		s.Stream = stream
 	}
 	return nil
+}
+
+// mongoOptions reads the flags of mongoFlags.
+func mongoOptions(c *cli.Context) (o mongo.SourceOptions, err error) {
+	o.ReadPreference, o.Member = c.String("read-preference"), c.String("mongo-member")
+	o.Include, o.Exclude = c.StringSlice("ns-include"), c.StringSlice("ns-exclude")
+	if how := c.String("mongo-consistency"); how != "auto" {
+		o.Consistency = snapshot.MongoConsistency(how)
+	}
+	if o.Parallel = c.Int("mongo-parallel"); o.Parallel < 0 || c.IsSet("mongo-parallel") && o.Parallel == 0 {
+		return o, usagef("", "--mongo-parallel %d: at least one collection is read at a time", o.Parallel)
+	}
+	if n, ok := get[int64](c, "mongo-spool"); ok {
+		if o.Spool = n; n == 0 {
+			o.Spool = -1
+		}
+	}
+	o.Password = os.Getenv(envMongoPassword)
+	if file := c.String("mongo-password-file"); file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return o, usagef("", "the file of the MongoDB's password: %v", err)
+		}
+		o.Password = strings.TrimRight(string(text), "\r\n")
+	}
+	return o, nil
 }

@@ -49,6 +49,7 @@ type sample struct {
 type status struct {
 	Files, TotalFiles int64
 	Bytes, TotalBytes int64
+	Documents         int64 // of databases
 	Transferred       int64
 	Problems          int64
 	Rate              float64 // bytes a second
@@ -139,7 +140,7 @@ func (s *progress) run(every time.Duration) {
 // update reads the counters.
 func (s *progress) update(at time.Time) status {
 	st := status{Files: s.p.Files.Load(), TotalFiles: s.p.TotalFiles.Load(), Bytes: s.p.Bytes.Load(), TotalBytes: s.p.TotalBytes.Load(),
-		Transferred: s.p.Transferred.Load(), Problems: s.p.Problems.Load(), Path: s.p.Path(), Elapsed: at.Sub(s.start)}
+		Documents: s.p.Documents.Load(), Transferred: s.p.Transferred.Load(), Problems: s.p.Problems.Load(), Path: s.p.Path(), Elapsed: at.Sub(s.start)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.history = append(s.history, sample{at, st.Bytes})
@@ -197,6 +198,9 @@ func (st status) text() string {
 	if st.Files > 0 {
 		parts = append(parts, plural(st.Files, "file", "files"))
 	}
+	if st.Documents > 0 {
+		parts = append(parts, plural(st.Documents, "document", "documents"))
+	}
 	if st.Rate >= 1 {
 		parts = append(parts, size(int64(st.Rate))+"/s")
 	}
@@ -231,13 +235,14 @@ func (s *progress) jsonLine(st status) {
 		TotalFiles  int64   `json:"total_files,omitempty"`
 		Bytes       int64   `json:"bytes"`
 		TotalBytes  int64   `json:"total_bytes,omitempty"`
+		Documents   int64   `json:"documents,omitempty"`
 		Transferred int64   `json:"transferred"`
 		Problems    int64   `json:"problems"`
 		Rate        int64   `json:"rate"` // bytes a second
 		Left        float64 `json:"seconds_left,omitempty"`
 		Elapsed     float64 `json:"seconds"`
 		jsonName
-	}{schema, "progress", s.what, st.Files, st.TotalFiles, st.Bytes, st.TotalBytes, st.Transferred, st.Problems, int64(st.Rate),
+	}{schema, "progress", s.what, st.Files, st.TotalFiles, st.Bytes, st.TotalBytes, st.Documents, st.Transferred, st.Problems, int64(st.Rate),
 		st.Left.Round(time.Second).Seconds(), st.Elapsed.Round(time.Millisecond).Seconds(), nameOf(st.Path)})
 	if err == nil {
 		s.print(string(line) + "\n")

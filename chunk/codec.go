@@ -18,6 +18,7 @@ const (
 	Raw       Encoding = 0 // the plaintext itself
 	Zstd      Encoding = 1 // one zstd frame
 	ZstdDelta Encoding = 2 // one zstd frame with a raw dictionary: the plaintext of the bases, end to end
+	Patched   Encoding = 3 // a patch: pieces of bases and new bytes, for several blobs
 )
 
 // String returns the encoding's name.
@@ -29,6 +30,8 @@ func (e Encoding) String() string {
 		return "zstd"
 	case ZstdDelta:
 		return "zstd-delta"
+	case Patched:
+		return "patch"
 	}
 	return fmt.Sprintf("encoding %d", uint8(e))
 }
@@ -120,9 +123,9 @@ const (
 	sampleParts = 8
 	samplePart  = 1 << 10
 
-	// decodeSlack is room behind the output that lets the decoder copy in
-	// strides.
-	decodeSlack = 64
+	// DecodeSlack is room behind the output, in bytes, that Decode makes where it
+	// is not there: it lets the decoder copy in strides.
+	DecodeSlack = 64
 )
 
 // MaxDelta bounds what EncodeDelta takes: source and base together, in bytes.
@@ -322,8 +325,8 @@ func (c *Codec) Decode(dst, src []byte, enc Encoding, base []byte, size int) ([]
 	}
 	// The decoder is limited to the capacity it is given.
 	end := len(dst) + size
-	dst = slices.Grow(dst, size+decodeSlack)
-	out, err := d.DecodeAll(src, dst[:len(dst):end+decodeSlack])
+	dst = slices.Grow(dst, size+DecodeSlack)
+	out, err := d.DecodeAll(src, dst[:len(dst):end+DecodeSlack])
 	if err != nil {
 		return dst, fmt.Errorf("decode %v blob of %d bytes: %w: %w", enc, size, ErrCorrupt, err)
 	}

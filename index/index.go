@@ -49,7 +49,7 @@ type Location struct {
 	Offset    uint32 // of the frame's sealed bytes in the pack
 	Length    uint32 // sealed bytes of the frame
 	Encoding  chunk.Encoding
-	Bases     []Key  // of the frame; shared with the Index, not to be written to
+	Bases     []Key  // of the blob; shared with the Index, not to be written to
 	FrameSize uint32 // bytes of the frame's plaintext
 	Pos       uint32 // of the blob in the frame's plaintext
 	Size      uint32 // bytes of the blob
@@ -403,8 +403,28 @@ func (x *Index) locate(blob uint32) Location {
 	l.Size = x.blobEnd(blob, f) - l.Pos
 	if x.delta.bit(frame) {
 		l.Bases = x.frameBases(frame)
+		if l.Encoding == chunk.Patched {
+			l.Bases = x.blobBases(l.Bases, blob)
+		}
 	}
 	return l
+}
+
+// blobBases returns a blob's own part of the bases of its frame, each once.
+func (x *Index) blobBases(bases []Key, blob uint32) []Key {
+	first, end := blob, blob+1
+	for !x.frame.bit(first) {
+		first--
+	}
+	for !x.frame.bit(end) {
+		end++
+	}
+	each := uint32(len(bases)) / (end - first)
+	bases = bases[(blob-first)*each:][:each:each]
+	for len(bases) > 1 && bases[len(bases)-1] == bases[len(bases)-2] {
+		bases = bases[: len(bases)-1 : len(bases)-1]
+	}
+	return bases
 }
 
 // frameEnd returns where the frame of pack p ends.
@@ -502,6 +522,16 @@ func (x *Index) FrameOf(ref BlobRef) (Frame, BlobRef) {
 	f := x.copyFrame(x.frame.group(first), x.packOf(first))
 	f.Blobs = x.appendBlobs(nil, first)
 	return f, BlobRef(first)
+}
+
+// FirstOf returns the first blob of the frame that holds a copy of a blob.
+func (x *Index) FirstOf(ref BlobRef) BlobRef {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for !x.frame.bit(uint32(ref)) {
+		ref--
+	}
+	return ref
 }
 
 // Frames yields the frames of a pack in their order. They are copies, except

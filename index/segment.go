@@ -355,7 +355,7 @@ func (d *decoder) frames() []Frame {
 		f.Offset, f.Length = offset, uint32(d.uint(MaxPackSize, "frame length"))
 		offset = min(offset+f.Length, MaxPackSize) // validateFrames notices
 	}
-	d.runs(n, int(chunk.ZstdDelta), "encoding", func(i, v int) bool {
+	d.runs(n, int(chunk.Patched), "encoding", func(i, v int) bool {
 		frames[i].Encoding = chunk.Encoding(v)
 		return true
 	})
@@ -383,7 +383,7 @@ func (d *decoder) frames() []Frame {
 	for i := range frames {
 		f := &frames[i]
 		f.Blobs, rest = rest[:counts[i]:counts[i]], rest[counts[i]:]
-		if f.Encoding == chunk.ZstdDelta {
+		if f.Encoding >= chunk.ZstdDelta {
 			f.Bases = d.bases()
 		}
 	}

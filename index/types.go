@@ -96,8 +96,10 @@ type Frame struct {
 	Offset   uint32 // of the sealed bytes in the pack
 	Length   uint32 // sealed bytes
 	Encoding chunk.Encoding
-	Bases    []Key  // blobs whose plaintext, end to end, a ZstdDelta frame was encoded against; else none
-	Blobs    []Blob // at least one
+	// Bases are the blobs that a ZstdDelta frame was encoded against, their plaintext end to end. A Patched frame has
+	// equally many for each of its blobs, in their order; a base that repeats the one before is none. Others have none.
+	Bases []Key
+	Blobs []Blob // at least one
 }
 
 // Size returns the bytes of the frame's plaintext.
@@ -152,12 +154,14 @@ func validateFrames(frames []Frame) (end uint32, err error) {
 			return 0, fmt.Errorf("frame %d is at offset %d, not at the end of the one before, %d", i, f.Offset, end)
 		case f.Length == 0 || f.Length > MaxPackSize-end:
 			return 0, fmt.Errorf("frame %d at offset %d has a length of %d bytes", i, f.Offset, f.Length)
-		case f.Encoding > chunk.ZstdDelta:
+		case f.Encoding > chunk.Patched:
 			return 0, fmt.Errorf("frame %d has unknown %v", i, f.Encoding)
-		case (f.Encoding == chunk.ZstdDelta) != (len(f.Bases) > 0) || len(f.Bases) > MaxBases:
+		case (f.Encoding >= chunk.ZstdDelta) != (len(f.Bases) > 0) || len(f.Bases) > MaxBases:
 			return 0, fmt.Errorf("frame %d is %v with %d bases", i, f.Encoding, len(f.Bases))
 		case len(f.Blobs) == 0:
 			return 0, fmt.Errorf("frame %d has no blobs", i)
+		case f.Encoding == chunk.Patched && len(f.Bases)%len(f.Blobs) != 0:
+			return 0, fmt.Errorf("frame %d is %v of %d blobs with %d bases", i, f.Encoding, len(f.Blobs), len(f.Bases))
 		}
 		var size uint32
 		for _, b := range f.Blobs {

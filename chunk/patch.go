@@ -1,0 +1,315 @@
+package chunk
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+)
+
+// A patch says how each of several blobs is made of pieces of its base and of new bytes, the literals. Patches of patches
+// are followed without making what lies between: a reader makes the pieces of each level of the ones below it, and copies
+// bytes once, at the end. What a chain of patches costs a reader is therefore little more than their own bytes.
+//
+// The stored form is specified in docs/format.md.
+
+// PatchWriter collects the blobs of a patch. It is for one goroutine.
+type PatchWriter struct {
+	match    matcher
+	ops      []byte
+	literals []byte
+	sizes    []uint32
+	// Before the last Add.
+	lastOps, lastLiterals int
+	anchor                span // the longest match of the last Add
+	check                 Patch
+	checked               Rope
+}
+
+// Reset makes the patch empty.
+func (w *PatchWriter) Reset() {
+	w.ops, w.literals, w.sizes = w.ops[:0], w.literals[:0], w.sizes[:0]
+	w.lastOps, w.lastLiterals = 0, 0
+}
+
+// Blobs returns how many blobs were added.
+func (w *PatchWriter) Blobs() int { return len(w.sizes) }
+
+// Size returns the bytes of instructions and literals before compression.
+func (w *PatchWriter) Size() int { return len(w.ops) + len(w.literals) }
+
+// Add appends a blob as its differences from base. It returns the bytes of instructions that this takes, and the literals,
+// which are valid until the next call. Nothing of src and base is kept.
+func (w *PatchWriter) Add(src, base []byte) (ops int, literals []byte) {
+	w.lastOps, w.lastLiterals = len(w.ops), len(w.literals)
+	w.anchor = span{}
+	at, expect := 0, 0
+	for _, s := range w.match.diff(src, base) {
+		if s.n > w.anchor.n {
+			w.anchor = s
+		}
+		w.ops = binary.AppendUvarint(w.ops, uint64(s.src-at))
+		w.literals = append(w.literals, src[at:s.src]...)
+		expect += s.src - at
+		w.ops = binary.AppendUvarint(w.ops, uint64(s.n))
+		w.ops = binary.AppendVarint(w.ops, int64(s.base-expect))
+		at, expect = s.src+s.n, s.base+s.n
+	}
+	if at < len(src) {
+		w.ops = binary.AppendUvarint(w.ops, uint64(len(src)-at))
+		w.literals = append(w.literals, src[at:]...)
+	}
+	w.sizes = append(w.sizes, uint32(len(src)))
+	return len(w.ops) - w.lastOps, w.literals[w.lastLiterals:]
+}
+
+// Anchor returns where the longest run of bytes that the blob added last has in common with its base ends in either: 0 and
+// 0 if there is none.
+func (w *PatchWriter) Anchor() (src, base int) {
+	return w.anchor.src + w.anchor.n, w.anchor.base + w.anchor.n
+}
+
+// Undo takes back the last Add.
+func (w *PatchWriter) Undo() {
+	w.ops, w.literals, w.sizes = w.ops[:w.lastOps], w.literals[:w.lastLiterals], w.sizes[:len(w.sizes)-1]
+}
+
+// Verify reports whether the blob that was added last is src, given base again.
+func (w *PatchWriter) Verify(src, base []byte) bool {
+	size := w.sizes[len(w.sizes)-1:]
+	w.check = Patch{ops: w.ops[w.lastOps:], literals: w.literals[w.lastLiterals:], blobs: w.check.blobs[:0]}
+	var b Rope
+	b.Append(base)
+	if w.check.parse(size) != nil || w.check.Apply(&w.checked, 0, &b) != nil || w.checked.Len() != len(src) {
+		return false
+	}
+	for _, p := range w.checked.parts {
+		if !bytes.Equal(p, src[:len(p)]) {
+			return false
+		}
+		src = src[len(p):]
+	}
+	w.checked.Reset()
+	return true
+}
+
+// EncodePatch appends the stored form of the patch to dst, decodes it again, and reports whether that gives the same.
+func (c *Codec) EncodePatch(dst []byte, w *PatchWriter) ([]byte, bool) {
+	start := len(dst)
+	ops, enc := c.Encode(nil, w.ops)
+	dst = binary.AppendUvarint(dst, uint64(len(w.ops)))
+	if enc == Raw {
+		dst = append(dst, 0)
+	} else {
+		dst = binary.AppendUvarint(dst, uint64(len(ops)))
+	}
+	dst = append(dst, ops...)
+	dst, _ = c.Encode(dst, w.literals)
+	p, err := c.DecodePatch(dst[start:], w.sizes)
+	return dst, err == nil && bytes.Equal(p.ops, w.ops) && bytes.Equal(p.literals, w.literals)
+}
+
+// Patch is a decoded patch. It is not changed by use, and may be used from several goroutines at once.
+type Patch struct {
+	ops      []byte
+	literals []byte
+	blobs    []patchBlob
+}
+
+// patchBlob is where a blob's instructions and literals begin.
+type patchBlob struct{ ops, literals, size uint32 }
+
+// Memory returns the bytes that the patch takes in memory, about.
+func (p *Patch) Memory() int { return len(p.ops) + len(p.literals) + 12*len(p.blobs) }
+
+// DecodePatch is the inverse of EncodePatch, given the sizes of the blobs. Whatever src says, it allocates little more than
+// twice their sum.
+func (c *Codec) DecodePatch(src []byte, sizes []uint32) (*Patch, error) {
+	total := 0
+	for _, n := range sizes {
+		total += int(n)
+	}
+	bad := func(what string, err error) (*Patch, error) {
+		if err != nil {
+			return nil, fmt.Errorf("decode patch: %s: %w: %w", what, ErrCorrupt, err)
+		}
+		return nil, fmt.Errorf("decode patch: %s: %w", what, ErrCorrupt)
+	}
+	size, n := shortUvarint(src)
+	if n == 0 || size > uint64(total)+uint64(len(sizes)) {
+		return bad("length of instructions", nil)
+	}
+	src = src[n:]
+	stored, n := shortUvarint(src)
+	enc := Zstd
+	if stored == 0 {
+		enc, stored = Raw, size
+	}
+	if n == 0 || stored > uint64(len(src)-n) || stored > size {
+		return bad("stored length of instructions", nil)
+	}
+	src = src[n:]
+	p := &Patch{blobs: make([]patchBlob, 0, len(sizes))}
+	var err error
+	if p.ops, err = c.Decode(nil, src[:stored], enc, nil, int(size)); err != nil {
+		return bad("instructions", err)
+	}
+	literals := src[stored:]
+	if err := p.parse(sizes); err != nil {
+		return nil, err
+	}
+	n = p.literalBytes()
+	enc = Zstd
+	if len(literals) >= n {
+		enc = Raw
+	}
+	if p.literals, err = c.Decode(nil, literals, enc, nil, n); err != nil {
+		return bad("literals", err)
+	}
+	return p, nil
+}
+
+// literalBytes returns how many literals the instructions take.
+func (p *Patch) literalBytes() int {
+	n := 0
+	for i := range p.blobs {
+		for it := p.instructions(i); it.next(); {
+			n += it.literals
+		}
+	}
+	return n
+}
+
+// parse finds where each blob begins, and checks all that can be checked without literals and bases.
+func (p *Patch) parse(sizes []uint32) error {
+	at, literals := 0, 0
+	for _, size := range sizes {
+		p.blobs = append(p.blobs, patchBlob{uint32(at), uint32(literals), size})
+		it := p.instructions(len(p.blobs) - 1)
+		for it.next() {
+			literals += it.literals
+		}
+		if it.bad {
+			return fmt.Errorf("decode patch: instruction %d of blob %d: %w", it.count, len(p.blobs), ErrCorrupt)
+		}
+		at += it.pos
+	}
+	if at != len(p.ops) {
+		return fmt.Errorf("decode patch: %d bytes of instructions left over: %w", len(p.ops)-at, ErrCorrupt)
+	}
+	return nil
+}
+
+// instructions walks the instructions of a blob.
+func (p *Patch) instructions(i int) patchSteps {
+	b := p.blobs[i]
+	return patchSteps{ops: p.ops[b.ops:], left: int(b.size)}
+}
+
+// patchSteps are a blob's instructions. Each is a number of literals, and then, unless the blob ends there, the length of a
+// copy and how far from where the last copy would have gone on, behind the literals, it begins.
+type patchSteps struct {
+	ops   []byte
+	pos   int // in ops
+	left  int // bytes of the blob
+	count int
+	bad   bool
+
+	literals, from, n int // the current one
+}
+
+func (s *patchSteps) next() bool {
+	if s.left == 0 || s.bad {
+		return false
+	}
+	s.count++
+	literals, ok := s.uvarint(s.left)
+	expect := s.from + s.n + literals
+	s.literals, s.n = literals, 0
+	s.left -= literals
+	if !ok || s.left == 0 {
+		s.bad = !ok
+		return ok
+	}
+	var d int
+	s.n, ok = s.uvarint(s.left)
+	if ok && s.n > 0 {
+		var z int
+		z, ok = s.uvarint(maxShift)
+		d = z>>1 ^ -(z & 1)
+	}
+	s.from = expect + d
+	s.left -= s.n
+	if !ok || s.n == 0 || s.from < 0 || s.count > 1 && literals == 0 && d == 0 { // the last: two instructions for what is one
+		s.bad = true
+		return false
+	}
+	return true
+}
+
+func (s *patchSteps) uvarint(limit int) (int, bool) {
+	if s.pos < len(s.ops) && s.ops[s.pos] < 0x80 {
+		v := int(s.ops[s.pos])
+		s.pos++
+		return v, v <= limit
+	}
+	v, n := shortUvarint(s.ops[s.pos:])
+	s.pos += n
+	return int(min(v, uint64(limit))), n > 0 && v <= uint64(limit)
+}
+
+// shortUvarint reads a uvarint in its shortest form; n is 0 if there is none.
+func shortUvarint(p []byte) (v uint64, n int) {
+	v, n = binary.Uvarint(p)
+	if n <= 0 || n > 1 && p[n-1] == 0 {
+		return 0, 0
+	}
+	return v, n
+}
+
+// maxShift bounds how far a copy begins from where the last one would have gone on, in zigzag form.
+const maxShift = 1<<31 - 1
+
+// minPart is how short, in bytes, the pieces of a rope may be on average before they are copied together: following a piece
+// then costs as much as copying it.
+const minPart = 48
+
+// Apply makes dst the text of the patch's blob i, of pieces of its base and of the patch. Both must stay as they are for as
+// long as dst is used. An error, in whose chain is ErrCorrupt, says that the blob does not rest on that base.
+func (p *Patch) Apply(dst *Rope, i int, base *Rope) error {
+	dst.Reset()
+	literals := p.literals[p.blobs[i].literals:]
+	c := ropeCursor{r: base}
+	it := p.instructions(i)
+	for it.next() {
+		dst.Append(literals[:it.literals])
+		literals = literals[it.literals:]
+		if it.n > 0 {
+			if it.n > base.size-it.from {
+				return fmt.Errorf("patch: copy of %d bytes at %d of a base of %d: %w", it.n, it.from, base.size, ErrCorrupt)
+			}
+			c.copyTo(dst, it.from, it.n)
+		}
+	}
+	if len(dst.parts) > 64+dst.size/minPart {
+		flat := dst.AppendTo(make([]byte, 0, dst.size))
+		dst.Reset()
+		dst.Append(flat)
+	}
+	return nil
+}
+
+// Subset appends to w the blobs of the patch whose places are in keep, ascending.
+func (p *Patch) Subset(w *PatchWriter, keep []int) {
+	for _, i := range keep {
+		ops, literals := len(p.ops), len(p.literals)
+		if i+1 < len(p.blobs) {
+			ops, literals = int(p.blobs[i+1].ops), int(p.blobs[i+1].literals)
+		}
+		w.lastOps, w.lastLiterals = len(w.ops), len(w.literals)
+		w.ops = append(w.ops, p.ops[p.blobs[i].ops:ops]...)
+		w.literals = append(w.literals, p.literals[p.blobs[i].literals:literals]...)
+		w.sizes = append(w.sizes, p.blobs[i].size)
+	}
+	w.sizes = slices.Clip(w.sizes)
+}

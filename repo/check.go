@@ -60,6 +60,8 @@ type checker struct {
 	mu      sync.Mutex
 	present map[index.PackID]bool  // packs that are there, with the right size
 	bad     map[index.BlobRef]bool // blobs of frames that were read and could not be
+	deltas  []index.BlobRef        // blobs of frames that were read and that rest on others
+	filed   map[Problem]bool       // what deltas met, which many of them meet
 }
 
 func (c *checker) problem(p Problem) {
@@ -97,7 +99,8 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 	if o.Workers <= 0 {
 		o.Workers = 4
 	}
-	c := &checker{r: r, o: o, rep: &CheckReport{}, present: map[index.PackID]bool{}, bad: map[index.BlobRef]bool{}}
+	c := &checker{r: r, o: o, rep: &CheckReport{}, present: map[index.PackID]bool{}, bad: map[index.BlobRef]bool{},
+		filed: map[Problem]bool{}}
 	// What the backend has counts here, not the cache's copy of it.
 	backend := storage.WithCaching(ctx, storage.CacheBypass)
 	// Snapshots before the index and the index before the packs: what is committed meanwhile is whole.
@@ -115,6 +118,9 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 	}
 	// Packs before snapshots: what can't be read in them tells which snapshots are affected.
 	if err := c.readPacks(ctx); err != nil {
+		return c.rep, err
+	}
+	if err := c.readDeltas(ctx); err != nil {
 		return c.rep, err
 	}
 	if err := c.snapshots(ctx, backend, refs); err != nil {
@@ -324,22 +330,31 @@ func (c *checker) visitKey(visited *index.Set[index.BlobRef], key index.Key, dep
 		return true, false
 	}
 	for _, loc := range c.x.Lookups(key) {
-		if !c.present[loc.PackID] || c.bad[loc.Ordinal] {
+		if !c.present[loc.PackID] || c.isBad(loc.Ordinal) {
 			continue
 		}
-		first = visited.Add(loc.Ordinal)
+		if !visited.Add(loc.Ordinal) {
+			return false, true // otherwise it had become a bad one
+		}
 		whole = true
-		if first { // otherwise its bases were followed before
-			for _, base := range loc.Bases {
-				_, ok := c.visitKey(visited, base, depth+1)
-				whole = whole && ok
-			}
+		for _, base := range loc.Bases {
+			_, ok := c.visitKey(visited, base, depth+1)
+			whole = whole && ok
 		}
 		if whole {
-			return first, true
+			return true, true
 		}
+		c.mu.Lock()
+		c.bad[loc.Ordinal] = true
+		c.mu.Unlock()
 	}
 	return true, false
+}
+
+func (c *checker) isBad(ref index.BlobRef) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bad[ref]
 }
 
 // others opens what no snapshot needs to be read: forgotten manifests, notes, keys, and what coordinates
@@ -491,6 +506,12 @@ func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.Pa
 				c.bad[first+index.BlobRef(i)] = true
 			}
 			c.mu.Unlock()
+		} else if len(f.Bases) > 0 {
+			c.mu.Lock()
+			for i := range f.Blobs {
+				c.deltas = append(c.deltas, first+index.BlobRef(i))
+			}
+			c.mu.Unlock()
 		}
 	}
 	if packID(file) != info.ID {
@@ -509,13 +530,49 @@ func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.Pa
 	return nil
 }
 
+// readFrameOf decodes a frame and hashes its blobs. Deltas are only opened: readDeltas reads them together with their
+// bases.
 func (c *checker) readFrameOf(ctx context.Context, info index.PackInfo, f *index.Frame, file []byte, s *unitScratch) error {
 	end := int64(f.Offset) + int64(f.Length)
 	if end > int64(len(file)) {
 		return &DamageError{Kind: DamageSize, Object: packName(info.ID), Detail: "is shorter than the index says"}
 	}
-	_, err := c.r.decodeFrame(ctx, c.x, info.ID, info.Kind, f, file[f.Offset:end], &s.frame, 0)
+	sealed := file[f.Offset:end]
+	switch f.Encoding {
+	case chunk.Patched:
+		_, err := c.r.openPatch(info.ID, info.Kind, f, sealed, &s.frame)
+		return err
+	case chunk.ZstdDelta:
+		s.frame.ad = frameAD(s.frame.ad[:0], info.Kind, f)
+		if _, err := c.r.keys.open(s.frame.stored[:0], sealed, s.frame.ad); err != nil {
+			return frameDamage(DamageOpen, info.ID, f, err)
+		}
+		return nil
+	}
+	_, err := c.r.decodeFrame(ctx, c.x, info.ID, info.Kind, f, sealed, &s.frame)
 	return err
+}
+
+// readDeltas puts the deltas of the packs that were read together and hashes them. It reads what they rest on, each whole
+// blob once for all that rest on it.
+func (c *checker) readDeltas(ctx context.Context) error {
+	b := &batch{r: c.r, x: c.x, fn: func(int, []byte) error { return nil }}
+	b.o = ReadOptions{Workers: c.o.Workers, OnError: func(i int, err error) error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.bad[c.deltas[i]] = true
+		var d *DamageError
+		if !errors.As(err, &d) {
+			return err
+		}
+		p := Problem{Kind: d.Kind, Object: d.Object, Detail: strings.TrimPrefix(d.Error(), "damaged: "+d.Object+": "), Hint: d.Hint}
+		if !c.filed[p] {
+			c.filed[p] = true
+			c.rep.Problems = append(c.rep.Problems, p)
+		}
+		return nil
+	}}
+	return b.read(ctx, b.planCopies(c.deltas))
 }
 
 func sameFrames(frames []index.Frame, x *index.Index, ref index.PackRef) bool {

@@ -13,7 +13,7 @@ type frameKey struct {
 	offset uint32
 }
 
-// frameCache keeps the plaintext of frames that were read last, up to a number of bytes.
+// frameCache keeps the frames that were read last, opened, up to a number of bytes.
 type frameCache struct {
 	mu    sync.Mutex
 	limit int
@@ -24,8 +24,8 @@ type frameCache struct {
 }
 
 type cachedFrame struct {
-	plain []byte
-	used  uint64
+	opened *openedFrame
+	used   uint64
 }
 
 func newFrameCache(limit int) *frameCache {
@@ -40,17 +40,17 @@ func (c *frameCache) clear() {
 	c.m, c.wait, c.size = map[frameKey]*cachedFrame{}, map[frameKey]chan struct{}{}, 0
 }
 
-// get returns the frame's plaintext, reading it where it is not there. A reader waits for another's read
+// get returns the opened frame, reading it where it is not there. A reader waits for another's read
 // of the same frame, but not while it reads a base (depth > 0): chains that form a loop would wait for
 // each other. Failures are not kept.
-func (c *frameCache) get(ctx context.Context, key frameKey, depth int, read func() ([]byte, error)) ([]byte, error) {
+func (c *frameCache) get(ctx context.Context, key frameKey, depth int, read func() (*openedFrame, error)) (*openedFrame, error) {
 	for {
 		c.mu.Lock()
 		if f := c.m[key]; f != nil {
 			c.tick++
 			f.used = c.tick
 			c.mu.Unlock()
-			return f.plain, nil
+			return f.opened, nil
 		}
 		going := c.wait[key]
 		if going == nil || depth > 0 {
@@ -69,20 +69,20 @@ func (c *frameCache) get(ctx context.Context, key frameKey, depth int, read func
 		c.wait[key] = done
 	}
 	c.mu.Unlock()
-	plain, err := read()
+	opened, err := read()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.wait[key] == done {
 		delete(c.wait, key)
 	}
 	if err != nil || c.m[key] != nil {
-		return plain, err
+		return opened, err
 	}
 	c.tick++
-	c.m[key] = &cachedFrame{plain: plain, used: c.tick}
-	c.size += len(plain)
+	c.m[key] = &cachedFrame{opened: opened, used: c.tick}
+	c.size += opened.memory()
 	c.evict(key)
-	return plain, nil
+	return opened, nil
 }
 
 // evict drops the frames that were not used for longest, but for keep.
@@ -94,7 +94,7 @@ func (c *frameCache) evict(keep frameKey) {
 				oldest = k
 			}
 		}
-		c.size -= len(c.m[oldest].plain)
+		c.size -= c.m[oldest].opened.memory()
 		delete(c.m, oldest)
 	}
 }

@@ -188,4 +188,5 @@ func openFrame(k *keys, kind index.Kind, f *index.Frame, sealed, base []byte, s 
 type frameScratch struct {
 	ad, stored, plain []byte
 	sums              []chunk.ID // of the blobs in plain, once they are verified
+	sizes             []uint32
 }

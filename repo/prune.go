@@ -503,7 +503,13 @@ func (p *PrunePlan) putPart(ctx context.Context, s *Session, w *Writer, part *re
 			}
 			continue
 		}
-		plain, err := p.r.decodeFrame(ctx, p.index, part.info.ID, part.info.Kind, &f.Frame, frame, scratch, 0)
+		if f.Encoding == chunk.Patched {
+			if err := p.putPatches(ctx, w, part.info, f, frame, scratch); err != nil {
+				return err
+			}
+			continue
+		}
+		plain, err := p.r.decodeFrame(ctx, p.index, part.info.ID, part.info.Kind, &f.Frame, frame, scratch)
 		if err != nil {
 			return err
 		}
@@ -517,6 +523,27 @@ func (p *PrunePlan) putPart(ctx context.Context, s *Session, w *Writer, part *re
 		}
 	}
 	return nil
+}
+
+// putPatches stores the used blobs of a frame of patches as patches.
+func (p *PrunePlan) putPatches(ctx context.Context, w *Writer, info index.PackInfo, f *repackFrame, sealed []byte, scratch *frameScratch) error {
+	patch, err := p.r.openPatch(info.ID, info.Kind, &f.Frame, sealed, scratch)
+	if err != nil {
+		return err
+	}
+	frame := index.Frame{Encoding: chunk.Patched}
+	each := len(f.Bases) / len(f.Blobs)
+	var keep []int
+	for i, b := range f.Blobs {
+		if p.used.Has(f.first + index.BlobRef(i)) {
+			keep = append(keep, i)
+			frame.Blobs = append(frame.Blobs, b)
+			frame.Bases = append(frame.Bases, f.Bases[i*each:(i+1)*each]...)
+		}
+	}
+	var part chunk.PatchWriter
+	patch.Subset(&part, keep)
+	return w.addPatch(ctx, &w.parts[info.Kind-index.Data], frame, &part)
 }
 
 func (p *PrunePlan) putUsed(ctx context.Context, w *Writer, kind index.Kind, first index.BlobRef, f index.Frame, plain []byte) error {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo/storage"
@@ -17,11 +15,11 @@ const (
 	maxRange = 4 << 20
 	// maxGap is how many bytes that nobody asked for are fetched to save a request.
 	maxGap = 128 << 10
-	// maxDepth bounds the chain of delta bases that a reader follows; writeDepth the ones that are made.
-	maxDepth   = 32
-	writeDepth = 8
-	// frameCacheBytes bounds the plaintext of tree frames that is kept in memory.
-	frameCacheBytes = 16 << 20
+	// maxDepth bounds the chain of delta bases that a reader follows. Writers make chains of writeDepth to twice that.
+	maxDepth   = 64
+	writeDepth = 31
+	// frameCacheBytes bounds the frames that are kept in memory: those of trees, and those of the bases of deltas.
+	frameCacheBytes = 32 << 20
 )
 
 // storeFor returns the storage that holds packs of a kind: tree packs are worth a local copy.
@@ -38,7 +36,7 @@ func (r *Repository) readFrame(ctx context.Context, x *index.Index, pack index.P
 	if err != nil {
 		return nil, packError(pack, err)
 	}
-	return r.decodeFrame(ctx, x, pack, kind, f, sealed, s, 0)
+	return r.decodeFrame(ctx, x, pack, kind, f, sealed, s)
 }
 
 // packError says which pack a storage error is about; what is missing or short is damage.
@@ -55,12 +53,44 @@ func packError(pack index.PackID, err error) error {
 }
 
 // decodeFrame opens a frame and verifies every blob in it. The result lies in s.
-func (r *Repository) decodeFrame(ctx context.Context, x *index.Index, pack index.PackID, kind index.Kind, f *index.Frame, sealed []byte, s *frameScratch, depth int) ([]byte, error) {
-	base, err := r.bases(ctx, x, f.Bases, depth)
+func (r *Repository) decodeFrame(ctx context.Context, x *index.Index, pack index.PackID, kind index.Kind, f *index.Frame, sealed []byte, s *frameScratch) ([]byte, error) {
+	if f.Encoding != chunk.Patched {
+		base, err := r.bases(ctx, x, f.Bases)
+		if err != nil {
+			return nil, err
+		}
+		return r.openVerified(pack, kind, f, sealed, base, s)
+	}
+	patch, err := r.openPatch(pack, kind, f, sealed, s)
 	if err != nil {
 		return nil, err
 	}
-	return r.openVerified(pack, kind, f, sealed, base, s)
+	s.plain = s.plain[:0]
+	for i := range f.Blobs {
+		base, err := r.bases(ctx, x, patchBases(f, i))
+		if err != nil {
+			return nil, err
+		}
+		if s.plain, err = r.patched(patch, pack, f, i, base, s.plain); err != nil {
+			return nil, err
+		}
+	}
+	return s.plain, nil
+}
+
+// patched appends a patch's blob i to dst and verifies it.
+func (r *Repository) patched(patch *chunk.Patch, pack index.PackID, f *index.Frame, i int, base, dst []byte) ([]byte, error) {
+	var from, text chunk.Rope
+	from.Append(base)
+	if err := patch.Apply(&text, i, &from); err != nil {
+		return dst, frameDamage(DamageDecode, pack, f, err)
+	}
+	n := len(dst)
+	dst = text.AppendTo(dst)
+	if index.KeyOf(r.keys.hasher.Sum(dst[n:])) != f.Blobs[i].Key {
+		return dst, wrongBlob(pack, f.Offset)
+	}
+	return dst, nil
 }
 
 // openVerified opens a frame and verifies every blob in it. The result lies in s.
@@ -71,8 +101,7 @@ func (r *Repository) openVerified(pack index.PackID, kind index.Kind, f *index.F
 		if errors.Is(err, errOpen) {
 			damage = DamageOpen
 		}
-		return nil, &DamageError{Kind: damage, Object: packName(pack),
-			Detail: fmt.Sprintf("the frame at %d can't be read", f.Offset), Err: err}
+		return nil, frameDamage(damage, pack, f, err)
 	}
 	pos := uint32(0)
 	s.sums = s.sums[:0]
@@ -80,8 +109,7 @@ func (r *Repository) openVerified(pack index.PackID, kind index.Kind, f *index.F
 		sum := r.keys.hasher.Sum(plain[pos : pos+b.Size])
 		s.sums = append(s.sums, sum)
 		if index.KeyOf(sum) != b.Key {
-			return nil, &DamageError{Kind: DamageBlob, Object: packName(pack),
-				Detail: fmt.Sprintf("a blob in the frame at %d is not what its id says", f.Offset)}
+			return nil, wrongBlob(pack, f.Offset)
 		}
 		pos += b.Size
 	}
@@ -89,22 +117,25 @@ func (r *Repository) openVerified(pack index.PackID, kind index.Kind, f *index.F
 }
 
 // bases returns the plaintext of a delta's bases, end to end.
-func (r *Repository) bases(ctx context.Context, x *index.Index, keys []index.Key, depth int) ([]byte, error) {
-	if len(keys) == 0 {
-		return nil, nil
-	}
-	if depth >= maxDepth {
-		return nil, &DamageError{Kind: DamageIndex, Object: "blob " + keys[0].String(), Detail: "its chain of delta bases is too long"}
-	}
-	var out []byte
+func (r *Repository) bases(ctx context.Context, x *index.Index, keys []index.Key) (out []byte, err error) {
 	for _, key := range keys {
-		plain, err := r.blobAt(ctx, x, key, depth+1)
+		plain, err := r.base(ctx, x, key)
 		if err != nil {
 			return nil, fmt.Errorf("reading a delta's base: %w", err)
 		}
 		out = append(out, plain...)
 	}
 	return out, nil
+}
+
+// base returns the plaintext of a delta's base: of the frames that are in memory for a while, where these are good.
+func (r *Repository) base(ctx context.Context, x *index.Index, key index.Key) ([]byte, error) {
+	if loc, ok := x.Lookup(key); ok {
+		if plain, err := r.nearby(ctx, x, loc, nil); err == nil || ctx.Err() != nil {
+			return plain, err
+		}
+	}
+	return r.blobAt(ctx, x, key, 1)
 }
 
 // blobAt reads one blob by its key, trying every copy that there is.
@@ -114,25 +145,50 @@ func (r *Repository) blobAt(ctx context.Context, x *index.Index, key index.Key, 
 	ctx = storage.WithCaching(ctx, storage.CacheBypass)
 	var errs []error
 	for _, loc := range x.Lookups(key) {
-		f, _ := x.FrameOf(loc.Ordinal)
-		var s frameScratch
-		sealed, err := r.storeFor(loc.Kind).Get(ctx, packName(loc.PackID), int64(f.Offset), int64(f.Length), nil)
-		if err != nil {
-			errs = append(errs, packError(loc.PackID, err))
-			continue
+		plain, err := r.blobIn(ctx, x, loc, depth)
+		if err == nil {
+			return plain, nil
 		}
-		plain, err := r.decodeFrame(ctx, x, loc.PackID, loc.Kind, &f, sealed, &s, depth)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		return plain[loc.Pos : loc.Pos+loc.Size], nil
+		errs = append(errs, err)
 	}
 	if len(errs) == 0 {
 		return nil, &DamageError{Kind: DamageBlobGone, Object: "blob " + key.String(), Detail: "no pack of the index holds it",
 			Hint: "wtsnap repair index, if packs are there that the index does not list"}
 	}
 	return nil, errs[0]
+}
+
+// blobIn reads one copy of a blob, of its bases every copy that it takes.
+func (r *Repository) blobIn(ctx context.Context, x *index.Index, loc index.Location, depth int) ([]byte, error) {
+	f, first := x.FrameOf(loc.Ordinal)
+	sealed, err := r.storeFor(loc.Kind).Get(ctx, packName(loc.PackID), int64(f.Offset), int64(f.Length), nil)
+	if err != nil {
+		return nil, packError(loc.PackID, err)
+	}
+	var base []byte
+	for _, key := range loc.Bases {
+		if depth >= maxDepth {
+			return nil, &DamageError{Kind: DamageIndex, Object: "blob " + key.String(), Detail: "its chain of delta bases is too long"}
+		}
+		plain, err := r.blobAt(ctx, x, key, depth+1)
+		if err != nil {
+			return nil, fmt.Errorf("reading a delta's base: %w", err)
+		}
+		base = append(base, plain...)
+	}
+	var s frameScratch
+	if f.Encoding == chunk.Patched {
+		patch, err := r.openPatch(loc.PackID, loc.Kind, &f, sealed, &s)
+		if err != nil {
+			return nil, err
+		}
+		return r.patched(patch, loc.PackID, &f, int(loc.Ordinal-first), base, nil)
+	}
+	plain, err := r.openVerified(loc.PackID, loc.Kind, &f, sealed, base, &s)
+	if err != nil {
+		return nil, err
+	}
+	return plain[loc.Pos : loc.Pos+loc.Size], nil
 }
 
 // vanished reports whether err may mean that a prune moved things after the index was loaded.
@@ -161,47 +217,19 @@ func (r *Repository) blob(ctx context.Context, id chunk.ID) ([]byte, error) {
 		_, err := r.blobAt(ctx, x, index.KeyOf(id), 0)
 		return nil, err
 	}
-	plain, err := r.nearby(ctx, x, loc, 0)
-	if err != nil { // another copy may be whole
-		plain, cerr := r.blobAt(ctx, x, index.KeyOf(id), 0)
-		if cerr != nil {
-			return nil, err
+	var text chunk.Rope
+	err := r.blobText(ctx, x, loc, &text, 0)
+	if err == nil {
+		var data []byte
+		if data, err = r.verified(id, text.Bytes(&data)); err == nil || loc.Encoding != chunk.Patched {
+			return data, err
 		}
-		return r.verified(id, plain)
 	}
-	return r.verified(id, plain)
-}
-
-// nearby reads a blob and keeps its frame in memory for a while, and those of its bases: what is next to
-// it in the repository is mostly needed next.
-func (r *Repository) nearby(ctx context.Context, x *index.Index, loc index.Location, depth int) ([]byte, error) {
-	if depth > maxDepth {
-		return nil, &DamageError{Kind: DamageIndex, Object: packName(loc.PackID), Detail: "holds a delta whose chain of bases is too long"}
-	}
-	plain, err := r.frames.get(ctx, frameKey{loc.PackID, loc.Offset}, depth, func() ([]byte, error) {
-		f, _ := x.FrameOf(loc.Ordinal)
-		sealed, err := r.storeFor(loc.Kind).Get(ctx, packName(loc.PackID), int64(f.Offset), int64(f.Length), nil)
-		if err != nil {
-			return nil, packError(loc.PackID, err)
-		}
-		var base []byte
-		for _, key := range f.Bases {
-			at, ok := x.Lookup(key)
-			if !ok {
-				return nil, &DamageError{Kind: DamageBlobGone, Object: "blob " + key.String(), Detail: "the base of a delta is in no pack of the index"}
-			}
-			blob, err := r.nearby(ctx, x, at, depth+1)
-			if err != nil {
-				return nil, fmt.Errorf("reading a delta's base: %w", err)
-			}
-			base = append(base, blob...)
-		}
-		return r.openVerified(loc.PackID, loc.Kind, &f, sealed, base, &frameScratch{})
-	})
-	if err != nil {
+	plain, cerr := r.blobAt(ctx, x, index.KeyOf(id), 0) // another copy may be whole
+	if cerr != nil {
 		return nil, err
 	}
-	return plain[loc.Pos : loc.Pos+loc.Size], nil
+	return r.verified(id, plain)
 }
 
 // verified compares all 256 bits of the id; the index knows half of them.
@@ -257,15 +285,7 @@ func (r *Repository) readBlobs(ctx context.Context, ids []chunk.ID, only []int32
 	if err != nil {
 		return nil, err
 	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(o.Workers)
-	for len(wants) > 0 && gctx.Err() == nil {
-		n := b.span(wants)
-		part := wants[:n]
-		wants = wants[n:]
-		g.Go(func() error { return b.readUnit(gctx, part) })
-	}
-	if err := g.Wait(); err != nil {
+	if err := b.read(ctx, wants); err != nil {
 		return nil, err
 	}
 	return b.left, ctx.Err()

@@ -112,7 +112,7 @@ func (r *Repository) salvage(ctx context.Context, s *Session, id index.PackID, r
 		}
 		sealed, err := r.storeFor(kind).Get(ctx, packName(id), int64(f.Offset), int64(f.Length), nil)
 		if err == nil {
-			_, err = r.decodeFrame(ctx, s.index, id, kind, &f, sealed, &scratch, 0)
+			_, err = r.decodeFrame(ctx, s.index, id, kind, &f, sealed, &scratch)
 		} else {
 			err = packError(id, err)
 		}

@@ -59,6 +59,7 @@ type Session struct {
 	lease   *lease
 	pending pendingSet
 	used    usedSet
+	sound   soundSet
 	ctx     context.Context // of the uploads: they go on when the caller is interrupted, until Close
 	cancel  context.CancelFunc
 	slots   *uploads
@@ -131,13 +132,18 @@ func (s *Session) useDelta(key index.Key, depth int) bool {
 	if depth > maxDepth {
 		return false
 	}
+	age := s.sound.now()
 	for _, loc := range s.index.Lookups(key) {
 		whole := !s.index.Pack(loc.Pack).Condemned
+		if whole && s.sound.has(loc.Ordinal) {
+			return true
+		}
 		for _, base := range loc.Bases {
 			whole = whole && s.useDelta(base, depth+1)
 		}
 		if whole {
 			s.used.add(loc.Ordinal)
+			s.sound.add(loc.Ordinal, age)
 			return true
 		}
 	}
@@ -420,6 +426,7 @@ func (s *Session) rescue(ctx context.Context) error {
 				s.index.Condemn(pack)
 			}
 		}
+		s.sound.clear()
 		w := s.Writer()
 		for _, list := range news {
 			for _, pack := range list.packs {

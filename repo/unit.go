@@ -3,9 +3,12 @@ package repo
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
@@ -13,20 +16,21 @@ import (
 
 // want is one requested blob.
 type want struct {
-	root  index.BlobRef // the first of the whole blobs that its chain of deltas ends at, or itself
-	blob  index.BlobRef
-	frame index.FrameRef
-	i     int32
+	root index.BlobRef // the first of the whole blobs that its chain of deltas ends at, or itself
+	blob index.BlobRef
+	i    int32 // in ids
 }
 
 // batch is one pass of ReadBlobs.
 type batch struct {
 	r     *Repository
 	x     *index.Index
-	ids   []chunk.ID
+	ids   []chunk.ID // nil: the wants say which copies are to be read, and only keys are compared
 	o     ReadOptions
 	fn    func(i int, data []byte) error
 	retry bool
+
+	patches *patchReads // nil: no patches are needed
 
 	mu      sync.Mutex
 	left    []int32 // vanished, to be tried again
@@ -42,7 +46,7 @@ func (b *batch) plan(only []int32) ([]want, error) {
 			return b.bad(i, &DamageError{Kind: DamageBlobGone, Object: "blob " + b.ids[i].String(), Detail: "no pack of the index holds it",
 				Hint: "wtsnap repair index, if packs are there that the index does not list"})
 		}
-		wants = append(wants, want{root: rootOf(b.x, loc), blob: loc.Ordinal, frame: loc.Frame, i: i})
+		wants = append(wants, want{root: rootOf(b.x, loc), blob: loc.Ordinal, i: i})
 		return nil
 	}
 	if only == nil {
@@ -57,11 +61,40 @@ func (b *batch) plan(only []int32) ([]want, error) {
 			return nil, err
 		}
 	}
+	sortWants(wants)
+	return wants, nil
+}
+
+// planCopies sorts copies of blobs, which are to be read as they are, by where their whole blobs lie.
+func (b *batch) planCopies(copies []index.BlobRef) []want {
+	wants := make([]want, 0, len(copies))
+	for i, ref := range copies {
+		_, loc := b.x.At(ref)
+		wants = append(wants, want{root: rootOf(b.x, loc), blob: ref, i: int32(i)})
+	}
+	sortWants(wants)
+	return wants
+}
+
+func sortWants(wants []want) {
 	// Blobs have ordinals in the order of their packs and, within, of their places.
 	slices.SortFunc(wants, func(a, b want) int {
 		return cmp.Or(cmp.Compare(a.root, b.root), cmp.Compare(a.blob, b.blob), cmp.Compare(a.i, b.i))
 	})
-	return wants, nil
+}
+
+// read reads what was planned.
+func (b *batch) read(ctx context.Context, wants []want) error {
+	b.patches = newPatchReads(b, wants)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(b.o.Workers)
+	for len(wants) > 0 && gctx.Err() == nil {
+		n := b.span(wants)
+		part := wants[:n]
+		wants = wants[n:]
+		g.Go(func() error { return b.readUnit(gctx, part) })
+	}
+	return g.Wait()
 }
 
 // rootOf follows a chain of first bases to its end.
@@ -90,7 +123,9 @@ func (b *batch) bad(i int32, err error) error {
 	return err
 }
 
-// span returns how many of the sorted wants make a unit.
+// span returns how many of the sorted wants make a unit: those whose whole blobs lie near each other, in the same of the
+// windows that a pack is divided into. Writers make no patch that reaches from one window into the next, so that each is
+// read by one unit.
 func (b *batch) span(wants []want) int {
 	_, first := b.x.At(wants[0].root)
 	end := first.Offset + first.Length
@@ -102,7 +137,7 @@ func (b *batch) span(wants []want) int {
 		if loc.Frame == first.Frame {
 			continue
 		}
-		if loc.Pack != first.Pack || loc.Offset > end+maxGap || loc.Offset+loc.Length-first.Offset > maxRange {
+		if windowOf(loc) != windowOf(first) || loc.Offset > end+maxGap {
 			return n
 		}
 		end = loc.Offset + loc.Length
@@ -110,62 +145,114 @@ func (b *batch) span(wants []want) int {
 	return len(wants)
 }
 
+// window is a part of a pack, of maxRange bytes.
+type window struct {
+	pack   index.PackRef
+	number uint32
+}
+
+func windowOf(loc index.Location) window { return window{loc.Pack, loc.Offset / maxRange} }
+
 // unit is what one worker reads together: frames, and the bases that they need.
 type unit struct {
 	b      *batch
+	blobs  map[index.BlobRef]*unitBlob
 	frames map[index.FrameRef]*unitFrame
 	order  []*unitFrame // by place
+	last   *unitFrame   // whose plaintext lies in the scratch, if it is not shared
 	s      *unitScratch
 }
 
 // unitFrame is a frame of a unit.
 type unitFrame struct {
 	index.Frame
+	ref    index.FrameRef
 	pack   index.PackRef
 	packID index.PackID
 	kind   index.Kind
 	first  index.BlobRef
 	sealed []byte
-	err    error  // why it can't be had
-	shared bool   // it is somebody's base, or several blobs are wanted from it: keep plain
-	plain  []byte // decoded, if shared
-	sums   []chunk.ID
-	busy   bool // being decoded: a chain that comes back here is a loop
-	bases  []unitBase
+	err    error // why it can't be had
+	shared bool  // it is somebody's base, or can't be had twice: its plaintext stays until the unit is done
+	opened bool
+	plain  []byte
+	patch  *chunk.Patch
 }
 
-// unitBase is a blob that a delta rests on.
-type unitBase struct {
+// unitBlob is a blob that is wanted, or that a delta rests on.
+type unitBlob struct {
 	frame     *unitFrame
+	ref       index.BlobRef
 	pos, size uint32
+	bases     []*unitBlob
+	users     int         // deltas and wants that are still to come
+	text      *chunk.Rope // once it is put together, until the last user has come
+	err       error
+	busy      bool // being put together: a chain that comes back here is a loop
 }
 
 // unitScratch holds the buffers of one readUnit.
 type unitScratch struct {
 	raw   []byte
+	flat  []byte
 	frame frameScratch
+	ropes []*chunk.Rope // free ones
+	arena arena
 }
 
-// need adds the frame of a blob to the unit, and the frames of its bases.
-func (u *unit) need(blob index.BlobRef, depth int) *unitFrame {
-	_, loc := u.b.x.At(blob)
-	if f := u.frames[loc.Frame]; f != nil {
-		return f
-	}
-	frame, first := u.b.x.FrameOf(blob)
-	f := &unitFrame{Frame: frame, pack: loc.Pack, packID: loc.PackID, kind: loc.Kind, first: first}
-	u.frames[loc.Frame] = f
-	u.order = append(u.order, f)
-	for _, key := range frame.Bases {
-		if loc, ok := u.b.x.Lookup(key); ok && depth < maxDepth {
-			base := u.need(loc.Ordinal, depth+1)
-			base.shared = true
-			f.bases = append(f.bases, unitBase{base, loc.Pos, loc.Size})
-		} else {
-			f.err = &DamageError{Kind: DamageBlobGone, Object: "blob " + key.String(), Detail: "the base of a delta is in no pack of the index"}
+// arena hands out memory that is taken back as a whole.
+type arena struct {
+	blocks [][]byte
+	used   int // blocks; the last one of them in part
+	free   []byte
+}
+
+const arenaBlock = 4 << 20
+
+// alloc returns an empty slice with a capacity of n bytes.
+func (a *arena) alloc(n int) []byte {
+	for len(a.free) < n {
+		if a.used == len(a.blocks) {
+			a.blocks = append(a.blocks, make([]byte, max(n, arenaBlock)))
 		}
+		a.free = a.blocks[a.used]
+		a.used++
 	}
-	return f
+	p := a.free[:0:n]
+	a.free = a.free[n:]
+	return p
+}
+
+func (a *arena) reset() { a.used, a.free = 0, nil }
+
+// need adds a blob to the unit, and its bases.
+func (u *unit) need(ref index.BlobRef, depth int) *unitBlob {
+	if blob := u.blobs[ref]; blob != nil {
+		blob.users++
+		return blob
+	}
+	_, loc := u.b.x.At(ref)
+	f := u.frames[loc.Frame]
+	if f == nil {
+		frame, first := u.b.x.FrameOf(ref)
+		f = &unitFrame{Frame: frame, ref: loc.Frame, pack: loc.Pack, packID: loc.PackID, kind: loc.Kind, first: first}
+		u.frames[loc.Frame] = f
+		u.order = append(u.order, f)
+	}
+	f.shared = f.shared || len(f.Blobs) > 1 && f.Encoding == chunk.ZstdDelta
+	blob := &unitBlob{frame: f, ref: ref, pos: loc.Pos, size: loc.Size, users: 1}
+	u.blobs[ref] = blob
+	for _, key := range loc.Bases {
+		base, ok := u.b.x.Lookup(key)
+		if !ok || depth >= maxDepth {
+			blob.err = &DamageError{Kind: DamageBlobGone, Object: "blob " + key.String(), Detail: "the base of a delta is in no pack of the index"}
+			break
+		}
+		b := u.need(base.Ordinal, depth+1)
+		b.frame.shared = true
+		blob.bases = append(blob.bases, b)
+	}
+	return blob
 }
 
 // fetchRange is a range of a pack that holds frames.
@@ -175,14 +262,19 @@ type fetchRange struct {
 	length int
 }
 
-// ranges groups the frames that one request each can fetch.
+// ranges groups the frames, but for patches, that one request each can fetch.
 func (u *unit) ranges() (ranges []fetchRange, total int) {
-	slices.SortFunc(u.order, func(a, b *unitFrame) int { return cmp.Compare(a.first, b.first) })
-	for frames := u.order; len(frames) > 0; {
+	var whole []*unitFrame
+	for _, f := range u.order {
+		if f.Encoding != chunk.Patched {
+			whole = append(whole, f)
+		}
+	}
+	for frames := whole; len(frames) > 0; {
 		first := frames[0]
 		n, end := 1, first.Offset+first.Length
 		for n < len(frames) && frames[n].pack == first.pack && frames[n].Offset <= end+maxGap &&
-			frames[n].Offset+frames[n].Length-first.Offset <= maxRange {
+			frames[n].Offset+frames[n].Length-first.Offset <= 2*maxRange {
 			end = frames[n].Offset + frames[n].Length
 			n++
 		}
@@ -195,6 +287,19 @@ func (u *unit) ranges() (ranges []fetchRange, total int) {
 
 // fetch reads the sealed frames. What can't be read is noted in the frames.
 func (u *unit) fetch(ctx context.Context) error {
+	slices.SortFunc(u.order, func(a, b *unitFrame) int { return cmp.Compare(a.first, b.first) })
+	for _, f := range u.order {
+		if f.Encoding != chunk.Patched {
+			continue
+		}
+		sealed, err := u.b.patches.get(ctx, f)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if f.sealed = sealed; err != nil {
+			f.err = packError(f.packID, err)
+		}
+	}
 	ranges, total := u.ranges()
 	raw := slices.Grow(u.s.raw[:0], total)[:total]
 	u.s.raw = raw
@@ -221,43 +326,133 @@ func (u *unit) fetch(ctx context.Context) error {
 	return nil
 }
 
-// plain decodes a frame, its bases first.
-func (u *unit) plain(f *unitFrame) ([]byte, error) {
-	if f.err != nil || f.plain != nil {
-		return f.plain, f.err
+// text returns a blob's text. It is not verified, nor is what it rests on: who wants it does that at the end.
+func (u *unit) text(blob *unitBlob) (*chunk.Rope, error) {
+	switch {
+	case blob.text != nil || blob.err != nil:
+		return blob.text, blob.err
+	case blob.busy:
+		return nil, &DamageError{Kind: DamageIndex, Object: packName(blob.frame.packID), Detail: "holds a delta that rests on itself"}
 	}
-	if f.busy {
-		f.err = &DamageError{Kind: DamageIndex, Object: packName(f.packID), Detail: "holds a delta that rests on itself"}
-		return nil, f.err
+	blob.busy = true
+	text := u.newRope()
+	if blob.err = u.resolve(blob, text); blob.err == nil {
+		blob.text = text
 	}
-	f.busy = true
-	defer func() { f.busy = false }()
-	var base []byte
-	for _, part := range f.bases {
-		plain, err := u.plain(part.frame)
-		if err != nil {
-			f.err = fmt.Errorf("reading a delta's base: %w", err)
-			return nil, f.err
-		}
-		blob := plain[part.pos : part.pos+part.size]
-		if len(f.bases) == 1 {
-			base = blob
-		} else {
-			base = append(base, blob...)
-		}
+	blob.busy = false
+	return blob.text, blob.err
+}
+
+func (u *unit) resolve(blob *unitBlob, text *chunk.Rope) error {
+	f := blob.frame
+	if f.err == nil && !f.opened {
+		f.err = u.open(f, blob)
 	}
-	s := &u.s.frame
-	if f.shared {
-		s = &frameScratch{}
+	if f.err != nil {
+		return f.err
 	}
-	plain, err := u.b.r.openVerified(f.packID, f.kind, &f.Frame, f.sealed, base, s)
+	if f.patch == nil {
+		text.Append(f.plain[blob.pos : blob.pos+blob.size])
+		return nil
+	}
+	base, err := u.base(blob)
 	if err != nil {
-		f.err = err
-	} else if f.shared {
-		f.plain = plain
+		return err
 	}
-	f.sums = s.sums
-	return plain, err
+	if err := f.patch.Apply(text, int(blob.ref-f.first), base); err != nil {
+		return frameDamage(DamageDecode, f.packID, &f.Frame, err)
+	}
+	u.done(blob, base)
+	return nil
+}
+
+// open decodes a frame.
+func (u *unit) open(f *unitFrame, blob *unitBlob) (err error) {
+	s := &u.s.frame
+	if f.Encoding == chunk.Patched {
+		f.opened = true
+		f.patch, err = u.b.r.openPatch(f.packID, f.kind, &f.Frame, f.sealed, s)
+		return err
+	}
+	var base []byte
+	if len(f.Bases) > 0 {
+		text, err := u.base(blob)
+		if err != nil {
+			return err
+		}
+		base = text.Bytes(&u.s.flat)
+		defer u.done(blob, text)
+	}
+	if f.shared {
+		keep := s.plain
+		s.plain = u.s.arena.alloc(int(f.Size()) + chunk.DecodeSlack)
+		defer func() { s.plain = keep }()
+	} else {
+		if u.last != nil {
+			u.last.opened = false
+		}
+		u.last = f
+	}
+	f.opened = true
+	plain, err := openFrame(u.b.r.keys, f.kind, &f.Frame, f.sealed, base, s)
+	if err != nil {
+		damage := DamageDecode
+		if errors.Is(err, errOpen) {
+			damage = DamageOpen
+		}
+		return frameDamage(damage, f.packID, &f.Frame, err)
+	}
+	f.plain = plain
+	return nil
+}
+
+// base returns the text of a blob's bases, end to end.
+func (u *unit) base(blob *unitBlob) (*chunk.Rope, error) {
+	for _, b := range blob.bases {
+		if _, err := u.text(b); err != nil {
+			return nil, fmt.Errorf("reading a delta's base: %w", err)
+		}
+	}
+	if len(blob.bases) == 1 {
+		return blob.bases[0].text, nil
+	}
+	all := u.newRope()
+	for _, b := range blob.bases {
+		all.AppendRope(b.text)
+	}
+	return all, nil
+}
+
+// done says that a blob needs its bases no longer.
+func (u *unit) done(blob *unitBlob, base *chunk.Rope) {
+	for _, b := range blob.bases {
+		u.leave(b)
+	}
+	if len(blob.bases) > 1 {
+		u.free(base)
+	}
+}
+
+// leave says that one user of a blob has come.
+func (u *unit) leave(blob *unitBlob) {
+	if blob.users--; blob.users == 0 && blob.text != nil {
+		u.free(blob.text)
+		blob.text = nil
+	}
+}
+
+func (u *unit) newRope() *chunk.Rope {
+	if n := len(u.s.ropes); n > 0 {
+		r := u.s.ropes[n-1]
+		u.s.ropes = u.s.ropes[:n-1]
+		return r
+	}
+	return &chunk.Rope{}
+}
+
+func (u *unit) free(r *chunk.Rope) {
+	r.Reset()
+	u.s.ropes = append(u.s.ropes, r)
 }
 
 // readUnit fetches a unit and hands out the blobs in it.
@@ -267,56 +462,81 @@ func (b *batch) readUnit(ctx context.Context, wants []want) error {
 		s = &unitScratch{}
 	}
 	defer b.scratch.Put(s)
-	u := &unit{b: b, s: s, frames: map[index.FrameRef]*unitFrame{}}
+	s.arena.reset()
+	u := &unit{b: b, s: s, blobs: map[index.BlobRef]*unitBlob{}, frames: map[index.FrameRef]*unitFrame{}}
 	for _, w := range wants {
 		u.need(w.blob, 0)
 	}
 	if err := u.fetch(ctx); err != nil {
 		return err
 	}
-	for len(wants) > 0 {
+	for len(wants) > 0 && ctx.Err() == nil {
 		n := 1
-		for n < len(wants) && wants[n].frame == wants[0].frame {
+		for n < len(wants) && wants[n].blob == wants[0].blob {
 			n++
 		}
 		part := wants[:n]
 		wants = wants[n:]
-		f := u.frames[part[0].frame]
-		plain, err := u.plain(f)
-		if err != nil {
-			if err := b.others(ctx, part, err); err != nil {
-				return err
-			}
-			continue
-		}
-		for _, w := range part {
-			_, loc := b.x.At(w.blob)
-			if f.sums[w.blob-f.first] != b.ids[w.i] { // the index knows half of the id
-				if err := b.bad(w.i, notThis(b.ids[w.i])); err != nil {
-					return err
-				}
-				continue
-			}
-			if err := b.fn(int(w.i), plain[loc.Pos:loc.Pos+loc.Size]); err != nil {
-				return err
-			}
+		if err := u.hand(ctx, part); err != nil {
+			return err
 		}
 	}
 	return ctx.Err()
 }
 
-// others tries the other copies of blobs that could not be read.
+// hand verifies a blob and hands it to all who want it.
+func (u *unit) hand(ctx context.Context, wants []want) error {
+	b, blob := u.b, u.blobs[wants[0].blob]
+	text, err := u.text(blob)
+	if err != nil {
+		return b.others(ctx, wants, err)
+	}
+	data := text.Bytes(&u.s.flat)
+	sum := b.r.keys.hasher.Sum(data)
+	for i, w := range wants {
+		if !b.is(sum, w) {
+			if err := b.others(ctx, wants[i:i+1], nil); err != nil {
+				return err
+			}
+		} else if err := b.fn(int(w.i), data); err != nil {
+			return err
+		}
+		u.leave(blob)
+	}
+	return nil
+}
+
+// is reports whether a blob with that id is the wanted one.
+func (b *batch) is(sum chunk.ID, w want) bool {
+	if b.ids != nil {
+		return sum == b.ids[w.i]
+	}
+	key, _ := b.x.At(w.blob)
+	return index.KeyOf(sum) == key
+}
+
+// others tries the other copies of blobs that could not be read, because of cause or because they were not what their ids
+// say.
 func (b *batch) others(ctx context.Context, wants []want, cause error) error {
 	for _, w := range wants {
-		data, err := b.r.blobAt(ctx, b.x, index.KeyOf(b.ids[w.i]), 0)
-		if err == nil {
-			data, err = b.r.verified(b.ids[w.i], data)
+		var data []byte
+		var err error
+		if b.ids != nil {
+			if data, err = b.r.blobAt(ctx, b.x, index.KeyOf(b.ids[w.i]), 0); err == nil {
+				data, err = b.r.verified(b.ids[w.i], data)
+			}
+		} else {
+			_, loc := b.x.At(w.blob)
+			data, err = b.r.blobIn(ctx, b.x, loc, 0)
 		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if err := b.bad(w.i, cause); err != nil {
+			if cause != nil {
+				err = cause
+			}
+			if err := b.bad(w.i, err); err != nil {
 				return err
 			}
 			continue

@@ -30,6 +30,7 @@ type Writer struct {
 	check           []byte     // scratch: the frame decoded again
 	base            []byte     // scratch: the bases of a delta
 	misses, skipped int        // deltas since the last one that paid: those that were tried, and not
+	ended           ending     // of the blob that was put last
 	sealed          []byte     // scratch: the sealed frame
 	ad              []byte     // scratch: what it is bound to
 }
@@ -40,6 +41,7 @@ type part struct {
 	frameBytes int
 	plain      []byte
 	blobs      []index.Blob
+	patch      patchFrame
 }
 
 // Put stores data as a blob unless the repository has it, and marks it as relied upon. data is not
@@ -66,6 +68,7 @@ func (w *Writer) PutDelta(ctx context.Context, kind index.Kind, data []byte, bas
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.ended = ending{}
 	key := index.KeyOf(id)
 	if !s.pending.claim(key) {
 		s.stats.reused.Add(1)
@@ -78,9 +81,8 @@ func (w *Writer) PutDelta(ctx context.Context, kind index.Kind, data []byte, bas
 		p = &w.parts[1]
 	}
 	blob := index.Blob{Key: key, Size: uint32(len(data))}
-	if stored, keys := w.delta(ctx, key, data, bases); stored != nil {
-		s.stats.delta.Add(1)
-		err = w.addEncoded(ctx, p, index.Frame{Encoding: chunk.ZstdDelta, Bases: keys, Blobs: []index.Blob{blob}}, stored)
+	if done, derr := w.putDelta(ctx, p, blob, data, bases); done || derr != nil {
+		err = derr
 	} else if len(data) >= smallBlob {
 		err = w.addFrame(ctx, p, []index.Blob{blob}, data)
 	} else {
@@ -146,6 +148,9 @@ func (w *Writer) drain(ctx context.Context) error {
 		if err := w.closeFrame(ctx, &w.parts[i]); err != nil {
 			return err
 		}
+		if err := w.closePatch(ctx, &w.parts[i]); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -169,6 +174,48 @@ func (u *usedSet) has(b index.BlobRef) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return int(b/64) < len(u.bits) && u.bits[b/64]&(1<<(b%64)) != 0
+}
+
+// soundSet holds the deltas that are relied upon together with all that they rest on, so that a chain is
+// not followed to its end for each blob.
+type soundSet struct {
+	mu   sync.Mutex
+	age  int // of the condemned lists that it is about
+	held map[index.BlobRef]struct{}
+}
+
+func (d *soundSet) now() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.age
+}
+
+func (d *soundSet) has(b index.BlobRef) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.held[b]
+	return ok
+}
+
+// add adds what was found out at that age.
+func (d *soundSet) add(b index.BlobRef, age int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if age != d.age {
+		return
+	}
+	if d.held == nil {
+		d.held = map[index.BlobRef]struct{}{}
+	}
+	d.held[b] = struct{}{}
+}
+
+// clear forgets all: packs were condemned.
+func (d *soundSet) clear() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.age++
+	d.held = nil
 }
 
 // pendingSet holds the keys of blobs that were put and are in no stored pack yet.

@@ -1,0 +1,179 @@
+package repo
+
+import (
+	"context"
+	"sync"
+
+	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/index"
+)
+
+const (
+	// patchHeld bounds the sealed patches that a batch holds for units to come, in bytes.
+	patchHeld = 32 << 20
+	// Ranges of patches that are fetched by one request, in bytes: as many as patchHeld has room for one of each pack.
+	minPatchRange, maxPatchRange = 128 << 10, 1 << 20
+	// patchGap is how many bytes between them are fetched to save a request.
+	patchGap = 16 << 10
+)
+
+// patchReads fetches the patches that the units of a batch need. What one night changed lies in few packs, in small frames,
+// of which each unit needs a few: neighbours are fetched together, and wait for the units that need them.
+type patchReads struct {
+	b     *batch
+	limit uint32 // bytes of a range
+
+	mu     sync.Mutex
+	needed map[index.FrameRef]*patchNeed
+	queue  []index.FrameRef // of those that are held, in the order in which they were fetched
+	held   int
+}
+
+// patchNeed is a patch that units are going to ask for.
+type patchNeed struct {
+	frame  index.FrameRef
+	offset uint32
+	length uint32
+	units  int // that have not asked yet
+	fetch  *patchFetch
+	sealed []byte
+}
+
+// patchFetch is a request on its way.
+type patchFetch struct {
+	done chan struct{}
+	err  error
+}
+
+// newPatchReads finds out which units need which patches. It returns nil where none does.
+func newPatchReads(b *batch, wants []want) *patchReads {
+	p := &patchReads{b: b, needed: map[index.FrameRef]*patchNeed{}}
+	seen := map[index.BlobRef]int{} // by the last unit, from 1
+	counted := map[index.FrameRef]int{}
+	packs := map[index.PackRef]bool{}
+	unit := 0
+	var visit func(loc index.Location, depth int)
+	visit = func(loc index.Location, depth int) {
+		if len(loc.Bases) == 0 || depth > maxDepth || seen[loc.Ordinal] == unit {
+			return
+		}
+		seen[loc.Ordinal] = unit
+		if loc.Encoding == chunk.Patched && counted[loc.Frame] != unit {
+			counted[loc.Frame] = unit
+			n := p.needed[loc.Frame]
+			if n == nil {
+				n = &patchNeed{frame: loc.Frame, offset: loc.Offset, length: loc.Length}
+				p.needed[loc.Frame] = n
+				packs[loc.Pack] = true
+			}
+			n.units++
+		}
+		for _, key := range loc.Bases {
+			if base, ok := b.x.Lookup(key); ok {
+				visit(base, depth+1)
+			}
+		}
+	}
+	for len(wants) > 0 {
+		n := b.span(wants)
+		unit++
+		for _, w := range wants[:n] {
+			if w.blob != w.root {
+				_, loc := b.x.At(w.blob)
+				visit(loc, 0)
+			}
+		}
+		wants = wants[n:]
+	}
+	if len(p.needed) == 0 {
+		return nil
+	}
+	p.limit = uint32(min(max(patchHeld/len(packs), minPatchRange), maxPatchRange))
+	return p
+}
+
+// get returns a sealed patch to a unit that needs it. Each unit asks once.
+func (p *patchReads) get(ctx context.Context, f *unitFrame) ([]byte, error) {
+	for {
+		p.mu.Lock()
+		n := p.needed[f.ref]
+		if n.sealed != nil {
+			sealed := n.sealed
+			if n.units--; n.units <= 0 {
+				p.drop(n)
+			}
+			p.mu.Unlock()
+			return sealed, nil
+		}
+		going := n.fetch
+		if going == nil {
+			break
+		}
+		p.mu.Unlock()
+		select {
+		case <-going.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if going.err != nil {
+			return nil, going.err
+		}
+	}
+	wanted := p.needed[f.ref]
+	list, length := p.around(wanted)
+	going := &patchFetch{done: make(chan struct{})}
+	for _, n := range list {
+		n.fetch = going
+	}
+	p.mu.Unlock()
+
+	start := list[0].offset
+	data, err := p.b.r.storeFor(f.kind).Get(ctx, packName(f.packID), int64(start), int64(length), nil)
+	if err == nil && p.b.o.OnDownload != nil {
+		p.b.o.OnDownload(int64(length))
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer close(going.done)
+	going.err = err
+	for _, n := range list {
+		n.fetch = nil
+		if err == nil {
+			n.sealed = data[n.offset-start:][:n.length:n.length]
+			p.queue = append(p.queue, n.frame)
+			p.held += int(n.length)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	sealed := wanted.sealed
+	if wanted.units--; wanted.units <= 0 {
+		p.drop(wanted)
+	}
+	for p.held > patchHeld && len(p.queue) > 0 { // it is fetched again if need be
+		p.drop(p.needed[p.queue[0]])
+		p.queue = p.queue[1:]
+	}
+	return sealed, nil
+}
+
+func (p *patchReads) drop(n *patchNeed) {
+	if n.sealed != nil {
+		p.held -= int(n.length)
+		n.sealed = nil
+	}
+}
+
+// around returns a patch and those behind it in its pack that are needed too, as far as one request goes.
+func (p *patchReads) around(first *patchNeed) (list []*patchNeed, length uint32) {
+	list, length = []*patchNeed{first}, first.length
+	for ref := first.frame + 1; ; ref++ {
+		n := p.needed[ref]
+		if n == nil || n.units <= 0 || n.sealed != nil || n.fetch != nil || n.offset < first.offset || n.offset > first.offset+length+patchGap ||
+			n.offset+n.length-first.offset > p.limit {
+			return list, length
+		}
+		list, length = append(list, n), n.offset+n.length-first.offset
+	}
+}

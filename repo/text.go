@@ -1,0 +1,139 @@
+package repo
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/index"
+)
+
+// openedFrame is what a frame holds: the plaintext of its blobs, or how they are patched together.
+type openedFrame struct {
+	plain []byte
+	patch *chunk.Patch
+}
+
+func (o *openedFrame) memory() int {
+	if o.patch != nil {
+		return o.patch.Memory()
+	}
+	return len(o.plain)
+}
+
+// openPatch opens a frame that is a patch.
+func (r *Repository) openPatch(pack index.PackID, kind index.Kind, f *index.Frame, sealed []byte, s *frameScratch) (*chunk.Patch, error) {
+	s.ad = frameAD(s.ad[:0], kind, f)
+	stored, err := r.keys.open(s.stored[:0], sealed, s.ad)
+	if err != nil {
+		return nil, frameDamage(DamageOpen, pack, f, err)
+	}
+	s.stored = stored
+	s.sizes = s.sizes[:0]
+	for _, b := range f.Blobs {
+		s.sizes = append(s.sizes, b.Size)
+	}
+	p, err := r.keys.codec.DecodePatch(stored, s.sizes)
+	if err != nil {
+		return nil, frameDamage(DamageDecode, pack, f, err)
+	}
+	return p, nil
+}
+
+func frameDamage(kind string, pack index.PackID, f *index.Frame, err error) error {
+	return &DamageError{Kind: kind, Object: packName(pack), Detail: fmt.Sprintf("the frame at %d can't be read", f.Offset), Err: err}
+}
+
+// wrongBlob says that a blob was made of frames that opened, and is not what its key says.
+func wrongBlob(pack index.PackID, offset uint32) error {
+	return &DamageError{Kind: DamageBlob, Object: packName(pack), Detail: fmt.Sprintf("a blob in the frame at %d is not what its id says", offset)}
+}
+
+// patchBases returns the bases of a patch's blob i.
+func patchBases(f *index.Frame, i int) []index.Key {
+	each := len(f.Bases) / len(f.Blobs)
+	bases := f.Bases[i*each : (i+1)*each]
+	for len(bases) > 1 && bases[len(bases)-1] == bases[len(bases)-2] {
+		bases = bases[:len(bases)-1]
+	}
+	return bases
+}
+
+// blobText makes dst the text of a blob, from frames that are kept in memory for a while. Where it is a patch it is not
+// verified: whoever puts it together compares it with its key.
+func (r *Repository) blobText(ctx context.Context, x *index.Index, loc index.Location, dst *chunk.Rope, depth int) error {
+	if depth > maxDepth {
+		return &DamageError{Kind: DamageIndex, Object: packName(loc.PackID), Detail: "holds a delta whose chain of bases is too long"}
+	}
+	opened, err := r.frames.get(ctx, frameKey{loc.PackID, loc.Offset}, depth, func() (*openedFrame, error) {
+		f, _ := x.FrameOf(loc.Ordinal)
+		sealed, err := r.storeFor(loc.Kind).Get(ctx, packName(loc.PackID), int64(f.Offset), int64(f.Length), nil)
+		if err != nil {
+			return nil, packError(loc.PackID, err)
+		}
+		if f.Encoding == chunk.Patched {
+			p, err := r.openPatch(loc.PackID, loc.Kind, &f, sealed, &frameScratch{})
+			return &openedFrame{patch: p}, err
+		}
+		var base chunk.Rope
+		if err := r.baseText(ctx, x, f.Bases, &base, depth); err != nil {
+			return nil, err
+		}
+		plain, err := r.openVerified(loc.PackID, loc.Kind, &f, sealed, base.Bytes(new([]byte)), &frameScratch{})
+		return &openedFrame{plain: plain}, err
+	})
+	if err != nil {
+		return err
+	}
+	if opened.patch == nil {
+		dst.Reset()
+		dst.Append(opened.plain[loc.Pos : loc.Pos+loc.Size])
+		return nil
+	}
+	var base chunk.Rope
+	if err := r.baseText(ctx, x, loc.Bases, &base, depth); err != nil {
+		return err
+	}
+	if err := opened.patch.Apply(dst, int(loc.Ordinal-x.FirstOf(loc.Ordinal)), &base); err != nil {
+		return frameDamage(DamageDecode, loc.PackID, &index.Frame{Offset: loc.Offset}, err)
+	}
+	return nil
+}
+
+// baseText makes dst the text of bases, end to end.
+func (r *Repository) baseText(ctx context.Context, x *index.Index, keys []index.Key, dst *chunk.Rope, depth int) error {
+	for i, key := range keys {
+		at, ok := x.Lookup(key)
+		if !ok {
+			return &DamageError{Kind: DamageBlobGone, Object: "blob " + key.String(), Detail: "the base of a delta is in no pack of the index"}
+		}
+		text := dst
+		if i > 0 {
+			text = &chunk.Rope{}
+		}
+		if err := r.blobText(ctx, x, at, text, depth+1); err != nil {
+			return fmt.Errorf("reading a delta's base: %w", err)
+		}
+		if i > 0 {
+			dst.AppendRope(text)
+		}
+	}
+	return nil
+}
+
+// nearby appends a blob to dst, and keeps its frame in memory for a while, and those of its bases: what is next to it in
+// the repository is mostly needed next.
+func (r *Repository) nearby(ctx context.Context, x *index.Index, loc index.Location, dst []byte) ([]byte, error) {
+	var text chunk.Rope
+	if err := r.blobText(ctx, x, loc, &text, 0); err != nil {
+		return dst, err
+	}
+	n := len(dst)
+	dst = text.AppendTo(dst)
+	if loc.Encoding == chunk.Patched {
+		if key, _ := x.At(loc.Ordinal); index.KeyOf(r.keys.hasher.Sum(dst[n:])) != key {
+			return dst[:n], wrongBlob(loc.PackID, loc.Offset)
+		}
+	}
+	return dst, nil
+}

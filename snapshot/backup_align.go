@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"sync"
 
 	"github.com/whole-tale/wtsnap/chunk"
 )
@@ -11,7 +12,8 @@ import (
 // Both versions are cut by content, so a cut that is in both is at the same content, even if what lies between has
 // grown. The aligner follows the new chunks through the old ones: a chunk that both have says exactly where it is; else
 // the end of the new chunk is taken to be the old cut next to it, if one is near, so that small insertions do not add
-// up.
+// up. Where every chunk has changed a little, as in a dump of a database, that is a guess, and one wrong guess makes the
+// next: what the deltas found in their bases corrects it, a few chunks later.
 //
 // It holds a window of the old version's parts. A nil aligner knows nothing.
 type aligner struct {
@@ -20,12 +22,26 @@ type aligner struct {
 	window []PlacedPart
 	at     map[chunk.ID]int64 // end of a part of the window
 	pos    int64              // in the old version, of what the next new chunk begins with
+	off    int64              // the same place in the new version
+	sure   bool               // a delta has told
+
+	mu    sync.Mutex
+	found alignedAt // the last that a delta told, and that was not used yet
+}
+
+// alignedAt says that a place in the new version lies in an old part, so many bytes before its end.
+type alignedAt struct {
+	off  int64
+	base chunk.ID
+	rest int
+	ok   bool
 }
 
 const (
 	alignAhead = 128      // parts of the window after pos
 	alignBack  = 32       // and before
 	alignSnap  = 64 << 10 // bytes; less than half of the least distance of two cuts
+	alignNear  = 16 << 10 // the same where deltas tell: many more bytes than one chunk mostly gains or loses
 	alignBases = 4        // most chunks that are named for one
 )
 
@@ -67,6 +83,7 @@ func (a *aligner) bases(ctx context.Context, n int) (ids []chunk.ID) {
 		return nil
 	}
 	a.fill(ctx)
+	a.correct(ctx)
 	slack := int64(min(n/16, 16<<10)) // an overlap that is not worth another chunk
 	for _, p := range a.window {
 		if p.Offset >= a.pos+int64(n)-slack || len(ids) == alignBases {
@@ -82,12 +99,43 @@ func (a *aligner) bases(ctx context.Context, n int) (ids []chunk.ID) {
 	return ids
 }
 
+// tell says where the delta of a chunk that ends at off of the new version ended in its bases. It may be called by any
+// goroutine.
+func (a *aligner) tell(off int64, base chunk.ID, rest int, ok bool) {
+	if a == nil || !ok {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if off > a.found.off {
+		a.found = alignedAt{off, base, rest, true}
+	}
+}
+
+// correct makes use of what was told.
+func (a *aligner) correct(ctx context.Context) {
+	a.mu.Lock()
+	found := a.found
+	a.found.ok = false
+	a.mu.Unlock()
+	end, ok := a.at[found.base]
+	if !found.ok || !ok {
+		return
+	}
+	a.sure = true
+	if pos := end - int64(found.rest) + a.off - found.off; max(pos-a.pos, a.pos-pos) > alignNear {
+		a.pos = pos
+		a.fill(ctx)
+	}
+}
+
 // placed says which chunk came.
 func (a *aligner) placed(ctx context.Context, id chunk.ID, n int) {
 	if a == nil {
 		return
 	}
 	a.fill(ctx)
+	a.off += int64(n)
 	if end, ok := a.at[id]; ok {
 		a.pos = end
 		return
@@ -95,6 +143,9 @@ func (a *aligner) placed(ctx context.Context, id chunk.ID, n int) {
 	end := a.pos + int64(n)
 	a.pos = end
 	near := int64(alignSnap)
+	if a.sure {
+		near = alignNear
+	}
 	for _, p := range a.window {
 		cut := p.Offset + p.Len()
 		if d := max(cut-end, end-cut); d < near {
@@ -107,6 +158,7 @@ func (a *aligner) placed(ctx context.Context, id chunk.ID, n int) {
 func (a *aligner) skip(n int64) {
 	if a != nil {
 		a.pos += n
+		a.off += n
 	}
 }
 

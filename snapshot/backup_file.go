@@ -253,6 +253,10 @@ func (c *content) store(ctx context.Context, k *backupWorker, data []byte) error
 		return err
 	}
 	c.align.placed(ctx, id, len(data))
+	if c.align != nil {
+		base, rest, ok := k.ended()
+		c.align.tell(c.align.off, base, rest, ok)
+	}
 	return c.add(Part{ID: id, Size: uint32(len(data))})
 }
 
@@ -400,6 +404,7 @@ func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
 	bases := a.content.align.bases(ctx, len(data))
 	a.cut++
 	a.content.off += int64(len(data))
+	end := a.content.off
 	if a.content.align != nil {
 		// To stay aligned the id is needed now. Most pieces of an old file are known.
 		part.ID = b.r.Hasher().Sum(data)
@@ -419,6 +424,9 @@ func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
 	sent := b.send(ctx, func(k *backupWorker) {
 		defer a.jobs.Done()
 		id, err := k.put(data, bases)
+		if base, rest, ok := k.ended(); len(bases) > 0 {
+			a.content.align.tell(end, base, rest, ok)
+		}
 		b.buffers.Put(buf)
 		b.flight.Release(1)
 		if err != nil {

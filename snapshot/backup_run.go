@@ -79,6 +79,7 @@ type backupJob func(w *backupWorker)
 type backupWorker struct {
 	*backup
 	put   putDelta // data blobs
+	ended func() (base chunk.ID, rest int, ok bool)
 	split *chunk.Splitter
 	buf   []byte
 }
@@ -155,6 +156,7 @@ func (b *backup) start(ctx, store context.Context) (wait func()) {
 	for range b.plan.workers {
 		writer := b.s.Writer()
 		w := &backupWorker{backup: b, split: chunk.NewSplitter(nil, params), buf: make([]byte, 0, params.Max)}
+		w.ended = writer.Ended
 		w.put = func(data []byte, bases []chunk.ID) (chunk.ID, error) {
 			id, _, err := writer.PutDelta(store, index.Data, data, bases)
 			if err != nil {

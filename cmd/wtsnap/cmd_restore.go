@@ -95,10 +95,7 @@ func (a *app) restoreOptions(c *cli.Context) (o snapshot.RestoreOptions, err err
 	if o.Delete && o.Target.Kind != snapshot.TargetFolder {
 		return o, usagef("leave --delete out", "there is nothing to delete in an archive")
 	}
-	o.Into, o.OwnInstance, o.Memory, o.Stdout = c.String("into"), a.g.own, a.g.memory, a.std.out
-	if own := os.Getenv("WTSNAP_INSTANCE"); own != "" {
-		o.OwnInstance = own // --instance chooses the snapshot
-	}
+	o.Into, o.OwnInstance, o.Memory, o.Stdout = c.String("into"), a.ownInstance(), a.g.memory, a.std.out
 	if c.IsSet("into") && o.Into != o.OwnInstance {
 		return o, usagef("--into "+shown(o.OwnInstance), "--into %s: this machine's instance is %s", shown(o.Into), shown(o.OwnInstance))
 	}

@@ -208,6 +208,18 @@ func (g *globals) needInstance(command string) error {
 	return nil
 }
 
+// ownInstance is the instance that this machine is where --instance chooses a snapshot: the environment and the
+// configuration say it.
+func (a *app) ownInstance() string {
+	if own := os.Getenv("WTSNAP_INSTANCE"); own != "" {
+		return own
+	}
+	if a.config != nil && len(a.config.Globals["instance"]) > 0 {
+		return a.config.Globals["instance"][0]
+	}
+	return a.g.own
+}
+
 // selector narrows which snapshots an argument may mean.
 func (g *globals) selector(c *cli.Context) snapshot.Selector {
 	sel := snapshot.Selector{Instance: g.instance, Own: g.own}

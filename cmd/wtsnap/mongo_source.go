@@ -31,7 +31,7 @@ func mongoFlags() []cli.Flag {
 func (a *app) mongoSources(c *cli.Context, sources []snapshot.SourceSpec) error {
 	for i := range sources {
 		s := &sources[i]
-		if s.Kind != snapshot.SourceMongo {
+		if s.Kind != snapshot.SourceMongo || s.Stream != nil { // one that cannot be saved now has a stream that says so
 			continue
 		}
 		if path, ok := strings.CutPrefix(s.Address, "mongodump:"); ok {

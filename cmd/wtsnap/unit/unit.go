@@ -15,8 +15,8 @@ import (
 // Options are what the units need to know.
 type Options struct {
 	Job        string
-	Program    string   // its path
-	Config     string   // the configuration's path
+	Program    string // its path
+	Config     string // the configuration's path
 	Schedule   schedule.Schedule
 	Jitter     time.Duration
 	Timeout    time.Duration // of a run; 0 = none

@@ -113,7 +113,7 @@ func TestDumpSourceAgain(t *testing.T) {
 	v.backup(dumped(golden("100.10.archive"), nil))
 	rep, _, err := v.try(nil, dumped("-", bytes.NewReader(interleaved(t))))
 	must(t, err)
-	if rep.Blobs.New > 4 { // the folders' pages
+	if rep.Blobs.New > 0 {
 		t.Errorf("%d new blobs", rep.Blobs.New)
 	}
 }

@@ -208,7 +208,9 @@ func (a *app) backup(c *cli.Context) error {
 	o.Progress, o.Monitor = &p, &monitor{a: a}
 	o.Estimate = a.g.progress == "json" || a.g.progress == "bar" || a.g.progress == "auto" && !a.g.quiet && isTerminal(a.std.err)
 	shows := a.startProgress("backing up", &p)
+	enough := a.watchRoom(&p)
 	rep, err := snapshot.Backup(a.ctx, r, o)
+	enough()
 	a.endProgress(shows)
 	if rep != nil {
 		if rep.Snapshot != nil { // else the error says it all

@@ -114,6 +114,11 @@ func (a *app) prune(r *repo.Repository, o repo.PruneOptions, dryRun bool) (doc *
 		text = io.Discard
 	}
 	printPlan(text, plan, o.Grace)
+	if plan.RepackBytes > 0 {
+		if text := roomForRepack(a.free(a.ctx), plan.RepackBytes); text != "" {
+			a.warn(text)
+		}
+	}
 	doc = planDoc(plan, o.Grace)
 	if !dryRun {
 		rep, err := plan.Execute(a.ctx)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/repo/storage"
+	"github.com/whole-tale/wtsnap/repo/storage/retry"
 	"github.com/whole-tale/wtsnap/snapshot"
 	"github.com/whole-tale/wtsnap/snapshot/exclude"
 )
@@ -213,8 +214,8 @@ func hint(err error) string {
 		return "make room there; wtsnap forget and wtsnap prune free what is no longer needed"
 	case strings.Contains(err.Error(), missingPath+": "+fs.ErrNotExist.Error()):
 		return "wtsnap ls lists what is there: a path begins with its label"
-	case errors.Is(err, storage.ErrStalled), errors.Is(err, storage.ErrThrottled):
-		return "run it again later: nothing that was stored is lost"
+	case errors.Is(err, storage.ErrStalled), errors.Is(err, storage.ErrThrottled), is[*retry.GaveUpError](err):
+		return "run it again later: nothing that was stored is lost; --retry-for 2h tries for longer"
 	}
 	return ""
 }

@@ -113,3 +113,16 @@ func (s *Storage) Delete(ctx context.Context, name string) error {
 	s.note(&s.del, nil, 0, err)
 	return err
 }
+
+// Free asks for the room that is left. It counts as a stat where there is an answer.
+func (s *Storage) Free(ctx context.Context) (int64, error) {
+	sp, ok := s.st.(storage.Spacer)
+	if !ok {
+		return storage.Unknown, nil
+	}
+	free, err := sp.Free(ctx)
+	if free != storage.Unknown || err != nil {
+		s.note(&s.stat, nil, 0, err)
+	}
+	return free, err
+}

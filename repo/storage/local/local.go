@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/whole-tale/wtsnap/repo/storage"
 )
@@ -379,4 +380,13 @@ func failed(op, name string, err error) error {
 		e.Hint = "the folder needs to be readable and writable for the user that runs wtsnap"
 	}
 	return e
+}
+
+// Free asks the file system.
+func (s *Storage) Free(context.Context) (int64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(s.dir, &fs); err != nil {
+		return storage.Unknown, failed("about", "", err)
+	}
+	return int64(fs.Bavail) * int64(fs.Bsize), nil
 }

@@ -24,7 +24,7 @@ import (
 // error types of their own, and none in common: besides rclone's sentinels, the
 // HTTP status and the words are what there is to go by.
 func (s *Storage) failed(op, name string, err error) error {
-	e := &storage.Error{Op: op, Name: name, Err: err, RetryAfter: retryAfter(err)}
+	e := &storage.Error{Op: op, Name: name, Err: plain(err), RetryAfter: retryAfter(err)}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return e
 	}
@@ -38,11 +38,34 @@ func (s *Storage) failed(op, name string, err error) error {
 	case storage.ErrAuth:
 		e.Hint = s.authHint(err)
 	case storage.ErrQuota:
-		e.Hint = "free space there, or raise the quota"
+		e.Hint = "free space there, or raise the quota; wtsnap forget --prune frees what is no longer needed"
 	case storage.ErrDenied:
 		e.Hint = "the account needs to read, write, list and delete below " + redact(s.spec)
 	}
 	return e
+}
+
+// worded is an error in fewer words.
+type worded struct {
+	text string
+	err  error
+}
+
+func (w *worded) Error() string { return w.text }
+func (w *worded) Unwrap() error { return w.err }
+
+// noise is what only the backend's maker could use: the parameters of requests, numbers of requests, how often one was
+// tried, and what leads up to the token that could not be had.
+var noise = regexp.MustCompile(`(?:https response error |exceeded maximum number of attempts, \d+, |RequestID: [^,]*, |HostID: [^,]*, | \(null\))|` +
+	`^.*(?:couldn't fetch token: )|\?[^\s"?]*=[^\s"?]*`)
+
+// plain takes the noise out of what a backend says.
+func plain(err error) error {
+	text := err.Error()
+	if short := noise.ReplaceAllString(text, ""); short != text {
+		return &worded{short, err}
+	}
+	return err
 }
 
 func (s *Storage) authHint(err error) string {

@@ -2,17 +2,10 @@ package rclone_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,147 +13,17 @@ import (
 	"github.com/whole-tale/wtsnap/repo/storage/rclone"
 	"github.com/whole-tale/wtsnap/repo/storage/retry"
 	"github.com/whole-tale/wtsnap/repo/storage/storagetest"
+	"github.com/whole-tale/wtsnap/repo/storage/storagetest/faulty"
 )
 
-// proxy stands before a server and spoils some requests.
-type proxy struct {
-	*httptest.Server
-	through *httputil.ReverseProxy
-
-	done chan struct{} // ends hanging requests: a server does not notice that a client left which it does not read
-
-	mu     sync.Mutex
-	spoil  func(http.ResponseWriter, *http.Request, http.Handler)
-	method string
-	left   int
-	met    int
-}
-
-func newProxy(t *testing.T, target string) *proxy {
+func newProxy(t *testing.T, target string) *faulty.Proxy {
 	t.Helper()
-	u, err := url.Parse(target)
+	p, err := faulty.New(target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{done: make(chan struct{})}
-	p.through = &httputil.ReverseProxy{
-		// The host stays the proxy's: S3 signs it.
-		Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u); r.Out.Host = r.In.Host },
-		// A client that went away, or a request that was cut, is part of the test.
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
-	}
-	p.Server = httptest.NewServer(http.HandlerFunc(p.serve))
-	p.Config.ErrorLog = nil
-	t.Cleanup(func() {
-		close(p.done)
-		p.CloseClientConnections()
-		p.Close()
-	})
+	t.Cleanup(p.Close)
 	return p
-}
-
-func (p *proxy) serve(w http.ResponseWriter, r *http.Request) {
-	p.mu.Lock()
-	spoil := p.spoil
-	if p.left == 0 || r.Method != p.method {
-		spoil = nil
-	} else {
-		p.left--
-		p.met++
-	}
-	p.mu.Unlock()
-	if spoil == nil {
-		p.through.ServeHTTP(w, r)
-		return
-	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	go func() {
-		select {
-		case <-p.done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	r = r.WithContext(ctx)
-	spoil(w, r, p.through)
-}
-
-// next spoils the next n requests with the method.
-func (p *proxy) next(n int, method string, spoil func(http.ResponseWriter, *http.Request, http.Handler)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.spoil, p.method, p.left, p.met = spoil, method, n, 0
-}
-
-func (p *proxy) hit() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.met
-}
-
-func answer(code int, header ...string) func(http.ResponseWriter, *http.Request, http.Handler) {
-	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) {
-		_, _ = io.Copy(io.Discard, r.Body)
-		for i := 0; i+1 < len(header); i += 2 {
-			w.Header().Set(header[i], header[i+1])
-		}
-		w.WriteHeader(code)
-	}
-}
-
-// cutUpload lets the server have half of the body, as a connection lost on the
-// way would.
-func cutUpload(w http.ResponseWriter, r *http.Request, _ http.Handler) {
-	_, _ = io.CopyN(io.Discard, r.Body, r.ContentLength/2)
-	hangUp(w)
-}
-
-// halfUpload gives the server a whole request with half of the bytes, so that it
-// stores a partial object, and answers with an error.
-func halfUpload(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	half := r.Clone(r.Context())
-	half.Body = io.NopCloser(io.LimitReader(r.Body, r.ContentLength/2))
-	half.ContentLength = r.ContentLength / 2
-	half.Header.Del("Content-Md5")
-	next.ServeHTTP(httptest.NewRecorder(), half)
-	hangUp(w)
-}
-
-// cutDownload sends half of the answer's body.
-func cutDownload(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	rec := httptest.NewRecorder()
-	next.ServeHTTP(rec, r)
-	for k, v := range rec.Header() {
-		w.Header()[k] = v
-	}
-	w.WriteHeader(rec.Code)
-	_, _ = w.Write(rec.Body.Bytes()[:rec.Body.Len()/2])
-	if f, ok := w.(http.Flusher); ok {
-		f.Flush()
-	}
-	hangUp(w)
-}
-
-func hangUp(w http.ResponseWriter) {
-	panic(http.ErrAbortHandler)
-}
-
-// storedButFailed does what was asked and says that it did not.
-func storedButFailed(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	next.ServeHTTP(httptest.NewRecorder(), r)
-	w.WriteHeader(http.StatusBadGateway)
-}
-
-func hang(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
-	_, _ = io.Copy(io.Discard, r.Body)
-	<-r.Context().Done()
-}
-
-// hangHalfway takes a part of the upload and then no more.
-func hangHalfway(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
-	_, _ = io.CopyN(io.Discard, r.Body, 1000)
-	<-r.Context().Done()
 }
 
 func TestFaultyServer(t *testing.T) {
@@ -172,30 +35,29 @@ func TestFaultyServer(t *testing.T) {
 		"webdav": {serveWebDAV, webdavSpec, "PROPFIND"},
 		"s3":     {serveS3, s3Spec, "GET"},
 	}
-	type spoil = func(http.ResponseWriter, *http.Request, http.Handler)
 	faults := []struct {
 		name   string
 		method string // of HTTP; "list" for the server's own
 		times  int    // as many as rclone tries, so that it gives up; or one
-		spoil  spoil
+		spoil  faulty.Fault
 		done   bool // spoil does what was asked
 	}{
-		{"put 429", "PUT", 3, answer(429, "Retry-After", "1"), false},
-		{"put 500", "PUT", 3, answer(500), false},
-		{"put cut", "PUT", 3, cutUpload, false},
-		{"put half", "PUT", 2, halfUpload, false},
-		{"put stored 502", "PUT", 3, storedButFailed, true},
-		{"put hangs", "PUT", 1, hang, false},
-		{"put hangs halfway", "PUT", 1, hangHalfway, false},
-		{"get 429", "GET", 3, answer(429, "Retry-After", "1"), false},
-		{"get 503", "GET", 3, answer(503), false},
-		{"get cut", "GET", 3, cutDownload, false},
-		{"get hangs", "GET", 1, hang, false},
-		{"list 500", "list", 3, answer(500), false},
-		{"list cut", "list", 3, cutDownload, false},
-		{"list hangs", "list", 1, hang, false},
-		{"delete 500", "DELETE", 3, answer(500), false},
-		{"delete done 502", "DELETE", 3, storedButFailed, true},
+		{"put 429", "PUT", 3, faulty.Answer(429, "Retry-After", "1"), false},
+		{"put 500", "PUT", 3, faulty.Answer(500), false},
+		{"put cut", "PUT", 3, faulty.CutUpload, false},
+		{"put half", "PUT", 2, faulty.HalfUpload, false},
+		{"put stored 502", "PUT", 3, faulty.DoneFailed, true},
+		{"put hangs", "PUT", 1, faulty.Hang, false},
+		{"put hangs halfway", "PUT", 1, faulty.HangHalfway, false},
+		{"get 429", "GET", 3, faulty.Answer(429, "Retry-After", "1"), false},
+		{"get 503", "GET", 3, faulty.Answer(503), false},
+		{"get cut", "GET", 3, faulty.CutDownload, false},
+		{"get hangs", "GET", 1, faulty.Hang, false},
+		{"list 500", "list", 3, faulty.Answer(500), false},
+		{"list cut", "list", 3, faulty.CutDownload, false},
+		{"list hangs", "list", 1, faulty.Hang, false},
+		{"delete 500", "DELETE", 3, faulty.Answer(500), false},
+		{"delete done 502", "DELETE", 3, faulty.DoneFailed, true},
 	}
 	for name, server := range servers {
 		t.Run(name, func(t *testing.T) {
@@ -214,7 +76,7 @@ func TestFaultyServer(t *testing.T) {
 					if method == "list" {
 						method = server.list
 					}
-					p.next(f.times, method, f.spoil)
+					p.Next(f.times, faulty.Method(method), f.spoil)
 					data := bytes.Clone(seed[:200_000])
 					if _, err := st.Put(t.Context(), "index/second", data); err != nil {
 						t.Fatalf("put: %v", err)
@@ -238,7 +100,7 @@ func TestFaultyServer(t *testing.T) {
 						t.Errorf("stat after delete: %v", err)
 					}
 					// One is enough where the deed was done and is found out.
-					if hit := p.hit(); hit == 0 || hit != f.times && !f.done {
+					if hit := p.Met(); hit == 0 || hit != f.times && !f.done {
 						t.Errorf("met %d spoiled requests of %d", hit, f.times)
 					}
 				})
@@ -254,14 +116,14 @@ func TestPartialObjectIsRemoved(t *testing.T) {
 	if _, err := st.Put(t.Context(), "index/first", []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	p.next(1000, "PUT", halfUpload)
+	p.Next(1000, faulty.Method("PUT"), faulty.HalfUpload)
 	if _, err := st.Put(t.Context(), "packs/ab/1", make([]byte, 100_000)); err == nil {
 		t.Fatal("a put of half the bytes succeeded")
 	}
 	if info, err := st.Stat(t.Context(), "packs/ab/1"); !errors.Is(err, storage.ErrNotExist) {
 		t.Errorf("stat of the partial object: %+v, %v", info, err)
 	}
-	if p.hit() == 0 {
+	if p.Met() == 0 {
 		t.Error("no request was spoiled")
 	}
 }
@@ -280,7 +142,7 @@ func TestStatusKinds(t *testing.T) {
 			if _, err := st.Put(t.Context(), "config", []byte("x")); err != nil {
 				t.Fatal(err)
 			}
-			p.next(1000, "PUT", answer(c.code))
+			p.Next(1000, faulty.Method("PUT"), faulty.Answer(c.code))
 			_, err := st.Put(t.Context(), "packs/ab/1", []byte("data"))
 			if !errors.Is(err, c.want) {
 				t.Errorf("put: %v, want %v", err, c.want)
@@ -288,7 +150,7 @@ func TestStatusKinds(t *testing.T) {
 			if c.want == storage.ErrAuth && storage.Hint(err) == "" {
 				t.Errorf("no hint with %v", err)
 			}
-			p.next(1000, "GET", answer(c.code))
+			p.Next(1000, faulty.Method("GET"), faulty.Answer(c.code))
 			if _, err := st.Get(t.Context(), "config", 0, -1, nil); !errors.Is(err, c.want) && c.code != 507 {
 				t.Errorf("get: %v, want %v", err, c.want)
 			}

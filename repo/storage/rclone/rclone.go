@@ -414,6 +414,26 @@ func (s *Storage) HashName(ctx context.Context) (string, error) {
 	return name, err
 }
 
+// Free asks the backend how much room the account has, where it can tell.
+func (s *Storage) Free(ctx context.Context) (int64, error) {
+	free := int64(storage.Unknown)
+	err := s.call(ctx, func(ctx context.Context, f fs.Fs) error {
+		about := f.Features().About
+		if about == nil {
+			return nil
+		}
+		usage, err := about(ctx)
+		if err == nil && usage != nil && usage.Free != nil {
+			free = max(*usage.Free, 0)
+		}
+		return err
+	})
+	if err != nil {
+		return storage.Unknown, s.failed("about", "", err)
+	}
+	return free, nil
+}
+
 // Close ends the backend's connections and background work.
 func (s *Storage) Close(ctx context.Context) error {
 	s.mu.Lock()

@@ -37,6 +37,24 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// A GaveUpError ends an operation that failed for as long as it was tried again.
+type GaveUpError struct {
+	After time.Duration
+	Err   error // of the last attempt
+}
+
+// Error gives the last attempt's error, and for how long there were some.
+func (e *GaveUpError) Error() string {
+	after := e.After.Round(time.Second)
+	if e.After < 10*time.Second {
+		after = e.After.Round(100 * time.Millisecond)
+	}
+	return fmt.Sprintf("%v (given up after %v)", e.Err, after)
+}
+
+// Unwrap gives the last attempt's error.
+func (e *GaveUpError) Unwrap() error { return e.Err }
+
 // Storage repeats what failed. An error for which storage.Permanent holds is
 // returned at once.
 type Storage struct {
@@ -155,7 +173,7 @@ func (s *Storage) do(ctx context.Context, op, name string, try func(context.Cont
 		pause := time.Duration(rand.Int64N(int64(wait) + 1)) // full jitter: many writers do not come back together
 		pause = max(pause, storage.RetryAfter(err))
 		if time.Since(start)+pause > s.o.Total {
-			return fmt.Errorf("%w (given up after %v)", err, time.Since(start).Round(time.Second))
+			return &GaveUpError{After: time.Since(start), Err: err}
 		}
 		if s.o.Notify != nil {
 			s.o.Notify(op, name, err, pause)

@@ -1,0 +1,445 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/whole-tale/wtsnap/repo/storage/rclone/rclonetest"
+	"github.com/whole-tale/wtsnap/repo/storage/storagetest/faulty"
+)
+
+// The program against real servers that fail. Each test ends with the data intact: the next run completes, a check that
+// reads everything finds nothing, and the restore is what the source is.
+
+// remote is a repository on a server, with a source to be saved in it.
+type remote struct {
+	t   *testing.T
+	dir string
+	env []string
+}
+
+func newRemote(t *testing.T, repo string) *remote {
+	t.Helper()
+	r := &remote{t: t, dir: t.TempDir()}
+	r.env = append(os.Environ(), "HOME="+r.path("home"), "TZ=UTC", "WTSNAP_REPO="+repo, "WTSNAP_INSTANCE=web", "WTSNAP_PASSWORD_FILE="+r.path("key"),
+		"RCLONE_CONFIG="+r.path("rclone.conf"), "XDG_CACHE_HOME="+r.path("cache"))
+	r.write("a", 300_000)
+	for i := range 20 {
+		r.write(fmt.Sprint("small/", i), 1000+i)
+	}
+	return r
+}
+
+func (r *remote) path(name string) string { return filepath.Join(r.dir, name) }
+
+// write makes a file of the source whose bytes depend on its name and size.
+func (r *remote) write(name string, n int) {
+	r.t.Helper()
+	data := make([]byte, n)
+	_, _ = rand.NewChaCha8(sha256.Sum256(fmt.Append(nil, name, n))).Read(data)
+	path := r.path("src/" + name)
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, data, 0o644)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// run runs the program; anything but the exit code fails the test. It returns both outputs.
+func (r *remote) run(code int, args ...string) string {
+	r.t.Helper()
+	c := exec.CommandContext(r.t.Context(), "wtsnap", args...)
+	c.Dir, c.Env = r.dir, r.env
+	out, err := c.CombinedOutput()
+	got := 0
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = exit.ExitCode()
+	} else if err != nil {
+		r.t.Fatal(err)
+	}
+	if got != code {
+		r.t.Fatalf("wtsnap %s: exit code %d, want %d\n%s", strings.Join(args, " "), got, code, out)
+	}
+	if bytes.Contains(out, []byte("goroutine ")) {
+		r.t.Errorf("wtsnap %s: a stack trace\n%s", strings.Join(args, " "), out)
+	}
+	return string(out)
+}
+
+// says fails the test where the program's words are not as expected.
+func (r *remote) says(out string, patterns ...string) {
+	r.t.Helper()
+	for _, p := range patterns {
+		if !regexp.MustCompile(p).MatchString(out) {
+			r.t.Errorf("no %q in what the program said:\n%s", p, out)
+		}
+	}
+	r.t.Logf("%s", out)
+}
+
+// intact is how every test ends.
+func (r *remote) intact() {
+	r.t.Helper()
+	r.run(0, "backup", "src")
+	if out := r.run(0, "check", "--read-data"); !strings.Contains(out, "no damage found") {
+		r.t.Error(out)
+	}
+	to := r.path("restored")
+	if err := os.RemoveAll(to); err != nil {
+		r.t.Fatal(err)
+	}
+	r.run(0, "restore", "latest:src", "--to", to)
+	if want, got := r.files("src"), r.files("restored"); want != got || want == "" {
+		r.t.Errorf("the source:\n%s\nrestored:\n%s", want, got)
+	}
+}
+
+func (r *remote) files(dir string) string {
+	r.t.Helper()
+	var out strings.Builder
+	err := filepath.WalkDir(r.path(dir), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		rel, _ := filepath.Rel(r.path(dir), path)
+		fmt.Fprintf(&out, "%s %d %x\n", rel, len(data), sha256.Sum256(data))
+		return err
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return out.String()
+}
+
+// serve starts a real server on a folder.
+func serve(t *testing.T, kind rclonetest.Kind, dir string) *rclonetest.Server {
+	t.Helper()
+	s, err := rclonetest.Start(t.Context(), kind, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Log(err)
+		}
+	})
+	return s
+}
+
+// serveFaulty starts a real server, and a proxy before it. dir is what the server keeps.
+func serveFaulty(t *testing.T, kind rclonetest.Kind) (r *remote, p *faulty.Proxy, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	if kind == rclonetest.S3 {
+		if err := os.Mkdir(filepath.Join(dir, "bucket"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := serve(t, kind, dir)
+	p, err := faulty.New("http://" + s.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	r = newRemote(t, rclonetest.Spec(kind, strings.TrimPrefix(p.URL, "http://")))
+	r.run(0, "init", "--new-key-file", "key")
+	r.run(0, "backup", "src")
+	r.write("b", 2_000_000)
+	r.write("small/new", 5000)
+	return r, p, dir
+}
+
+func TestFaultyRemotes(t *testing.T) {
+	any := faulty.Method("")
+	packs := func(r *http.Request) bool { return r.Method == "PUT" && strings.Contains(r.URL.Path, "/packs/") }
+	for i, c := range []struct {
+		name  string
+		times int // requests that are spoiled; -1 for all
+		match faulty.Match
+		fault faulty.Fault
+		flags []string
+		code  int
+		says  []string
+	}{
+		{"throttled", 2, packs, faulty.Answer(429, "Retry-After", "1"), nil, 0, nil},
+		{"burst of 5xx", 7, any, faulty.Answer(503), nil, 0, nil},
+		{"uploads cut", 2, packs, faulty.CutUpload, nil, 0, nil},
+		{"partial objects", 2, packs, faulty.HalfUpload, nil, 0, nil},
+		{"stored, but 502", 2, packs, faulty.DoneFailed, nil, 0, nil},
+		{"downloads cut", 3, faulty.Method("GET"), faulty.CutDownload, []string{"--cache-dir", "none"}, 0, nil},
+		{"throttled for good", -1, any, faulty.Answer(429, "Retry-After", "1"), []string{"--retry-for", "1s"}, 1,
+			[]string{`the storage asks for fewer requests`, `given up after`, `try: run it again later`}},
+		{"down for good", -1, any, faulty.Answer(503), []string{"--retry-for", "1s"}, 1, []string{`^wtsnap: .*503`, `given up after`, `try: run it again later`}},
+		{"uploads cut for good", -1, packs, faulty.CutUpload, []string{"--retry-for", "1s"}, 1, []string{`storing a pack`, `given up after`, `try: run it again later`}},
+		{"partial objects for good", -1, packs, faulty.HalfUpload, []string{"--retry-for", "1s"}, 1, []string{`given up after`}},
+		{"full", -1, packs, faulty.Answer(507), nil, 1, []string{`storing a pack`, `the storage is full`, `try: free space there`, `forget`}},
+		{"never answers", -1, packs, faulty.Hang, []string{"--retry-for", "1s"}, 1, []string{`the storage stopped answering`, `try: run it again later`}},
+	} {
+		kinds := []rclonetest.Kind{rclonetest.S3, rclonetest.WebDAV}
+		if os.Getenv("WTSNAP_SLOW") == "" { // each fault with one of them
+			kinds = kinds[i%2 : i%2+1]
+		}
+		for _, kind := range kinds {
+			t.Run(fmt.Sprint(c.name, " ", kind), func(t *testing.T) {
+				t.Parallel()
+				r, p, _ := serveFaulty(t, kind)
+				p.Next(c.times, c.match, c.fault)
+				out := r.run(c.code, append([]string{"backup", "src"}, c.flags...)...)
+				r.says(out, c.says...)
+				if p.Met() == 0 {
+					t.Error("no request was spoiled")
+				}
+				p.Next(0, nil, nil)
+				r.intact()
+			})
+		}
+	}
+}
+
+// Every request beyond so many a window is refused: it takes longer, and no more than that.
+func TestRateLimitedRemote(t *testing.T) {
+	t.Parallel()
+	r, p, _ := serveFaulty(t, rclonetest.S3)
+	var throttled atomic.Int64
+	p.Next(-1, faulty.Method(""), faulty.RateLimit(12, time.Second, func() { throttled.Add(1) }))
+	before := p.Seen()
+	r.run(0, "backup", "src")
+	seen := p.Seen() - before
+	if n := throttled.Load(); n == 0 || int(n) > seen/2 {
+		t.Errorf("%d of %d requests were refused: too many were sent while the server asked to wait", n, seen)
+	}
+	p.Next(0, nil, nil)
+	r.intact()
+}
+
+// A listing has pages of 1000 objects; none of them is missed.
+func TestPagedListings(t *testing.T) {
+	t.Parallel()
+	r, _, dir := serveFaulty(t, rclonetest.S3)
+	const orphans = 2345
+	for i := range orphans {
+		name := fmt.Sprintf("%x", sha256.Sum256(fmt.Append(nil, i)))
+		path := filepath.Join(dir, "bucket", "repo", "packs", name[:1], name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(name), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := filepath.Join(t.TempDir(), "again") // the first server remembers what was in its folders, by their names
+	if err := os.Symlink(dir, again); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, rclonetest.S3, again)
+	r.env = append(r.env, "WTSNAP_REPO="+rclonetest.Spec(rclonetest.S3, s.Addr))
+	r.says(r.run(0, "check"), fmt.Sprintf(`%s packs .* that no index lists`, number(orphans)))
+	r.run(0, "prune", "--grace", "0")
+	if out := r.run(0, "check"); strings.Contains(out, "no index lists") {
+		t.Errorf("after a prune:\n%s", out)
+	}
+	r.intact()
+}
+
+// A listing that lags behind shows what was there before, and not what was just put. Nothing is lost by it, and nothing
+// is taken for damaged once it has caught up.
+func TestLaggingListings(t *testing.T) {
+	t.Parallel()
+	r, p, _ := serveFaulty(t, rclonetest.S3)
+	lag := &faulty.Lag{}
+	p.Next(-1, faulty.Method(""), lag.Fault)
+	r.run(0, "backup", "src") // its lease, packs, index and manifest are not listed
+	if lag.Hidden() < 4 {
+		t.Fatalf("%d objects are hidden", lag.Hidden())
+	}
+	r.write("c", 500_000)
+	r.run(0, "backup", "src") // does not find the one before
+	r.run(0, "forget", "--keep-last", "1", "--prune")
+	r.run(0, "check")
+	lag.Show()
+	if out := r.run(0, "snapshots"); strings.Count(out, "web") < 2 {
+		t.Errorf("the snapshots that were not listed:\n%s", out)
+	}
+	r.run(0, "prune")
+	p.Next(0, nil, nil)
+	r.intact()
+}
+
+// serveBox starts what answers like Box, with a remote "box" in the configuration.
+func serveBox(t *testing.T) (*remote, *rclonetest.Box) {
+	t.Helper()
+	b, err := rclonetest.NewBox(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	r := newRemote(t, "box:backups/wtsnap")
+	for k, v := range b.Env() {
+		r.env = append(r.env, k+"="+v)
+	}
+	r.login(b)
+	r.run(0, "init", "--new-key-file", "key")
+	r.run(0, "backup", "src")
+	r.write("b", 2_000_000)
+	return r, b
+}
+
+func (r *remote) login(b *rclonetest.Box) {
+	r.t.Helper()
+	if err := os.WriteFile(r.path("rclone.conf"), []byte(b.Section("box")), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *remote) config() string {
+	r.t.Helper()
+	text, err := os.ReadFile(r.path("rclone.conf"))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestBox(t *testing.T) {
+	t.Parallel()
+	r, b := serveBox(t)
+	b.Page(2)
+	r.intact()
+	if b.Counts().Pages == 0 {
+		t.Error("no listing had a second page")
+	}
+	b.Page(1000)
+	before := b.Counts().Calls
+	r.run(0, "backup", "src")
+	if calls := b.Counts().Calls - before; calls > 60 {
+		t.Errorf("an unchanged night takes %d calls of Box", calls)
+	} else {
+		t.Logf("an unchanged night takes %d calls of Box", calls)
+	}
+}
+
+// Tokens that end in the middle of the run are refreshed, each refresh token is used once, and the newest is in the
+// configuration when the run ends, however often that was.
+func TestBoxTokensExpire(t *testing.T) {
+	t.Parallel()
+	r, b := serveBox(t)
+	b.Expire(11 * time.Second) // the client takes one of 10 seconds and less for expired already
+	r.login(b)
+	for range 3 {
+		r.write("b", 2_000_000+int(b.Counts().Refreshes))
+		r.run(0, "backup", "src")
+		b.Expire(11 * time.Second)
+		if !strings.Contains(r.config(), b.Refresh()) {
+			t.Errorf("the configuration does not hold the newest refresh token %s:\n%s", b.Refresh(), r.config())
+		}
+		// As if time had passed: the token in the file is over.
+		r.login(b)
+	}
+	if c := b.Counts(); c.Refreshes < 3 || c.Refused != 0 {
+		t.Errorf("%+v", c)
+	}
+	r.intact()
+}
+
+func TestBoxTokenRevoked(t *testing.T) {
+	t.Parallel()
+	r, b := serveBox(t)
+	b.Expire(time.Hour)
+	r.login(b)
+	b.Revoke()
+	for _, args := range [][]string{{"backup", "src"}, {"snapshots"}, {"check"}, {"prune"}} {
+		out := r.run(5, args...)
+		r.says(out, `the storage refuses the credentials`, `try: run: rclone config reconnect box:`)
+		if strings.Contains(out, "https://") || strings.Count(out, "\n") > 3 {
+			t.Errorf("words for a log, not for a person:\n%s", out)
+		}
+	}
+	b.Login()
+	r.login(b)
+	r.intact()
+}
+
+// A token that is revoked in the middle of a run ends it with 5, and what was stored is used by the next run.
+func TestBoxTokenRevokedInTheMiddle(t *testing.T) {
+	t.Parallel()
+	r, b := serveBox(t)
+	r.write("large", 40_000_000)
+	var uploads atomic.Int64
+	b.Spoil(func(_ http.ResponseWriter, q *http.Request) bool {
+		if q.Method == http.MethodPost && q.Host == "upload.box.com" && uploads.Add(1) == 4 {
+			b.Revoke()
+		}
+		return false
+	})
+	r.says(r.run(5, "backup", "src"), `refuses the credentials`, `try: `)
+	b.Spoil(nil)
+	b.Login()
+	r.login(b)
+	r.intact()
+}
+
+// A configuration that cannot be written is told of while there is time.
+func TestBoxTokenNotStored(t *testing.T) {
+	t.Parallel()
+	r, b := serveBox(t)
+	b.Expire(time.Hour)
+	r.login(b)
+	conf := r.path("conf/rclone.conf")
+	if err := errors.Join(os.Mkdir(r.path("conf"), 0o755), os.Rename(r.path("rclone.conf"), conf), os.Chmod(conf, 0o400),
+		os.Chmod(r.path("conf"), 0o500)); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.CommandContext(t.Context(), "unpower", "wtsnap", "backup", "src") // root would write all the same
+	c.Dir, c.Env = r.dir, append(r.env, "RCLONE_CONFIG="+conf, "WTSNAP_CACHE_DIR=none")
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	r.says(string(out), `cannot be stored`, `Box takes a refresh token only once`, `make the file writable`)
+	if strings.Contains(string(out), b.Refresh()) {
+		t.Error("the token is shown")
+	}
+	if err := errors.Join(os.Chmod(r.path("conf"), 0o755), os.Chmod(conf, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Box counts the calls of a minute and answers 429 beyond a thousand; here the minute has a second.
+func TestBoxRateLimit(t *testing.T) {
+	t.Parallel()
+	r, b := serveBox(t)
+	b.Limit(17, time.Second)
+	before := b.Counts()
+	r.run(0, "backup", "src")
+	c := b.Counts()
+	if c.Throttled == before.Throttled || c.Throttled-before.Throttled > (c.Calls-before.Calls)/2 {
+		t.Errorf("%d calls were refused and %d answered", c.Throttled-before.Throttled, c.Calls-before.Calls)
+	}
+	b.Limit(0, 0)
+	r.intact()
+}
+
+// A full account is told of before it is full, and when it is; nothing is lost, and with room the next run completes.
+func TestBoxIsFull(t *testing.T) {
+	t.Parallel()
+	r, b := serveBox(t)
+	b.Quota(1_000_000)
+	out := r.run(1, "backup", "src")
+	r.says(out, `the storage has room for 977 KiB only`, `the storage is full`, `try: free space there`)
+	r.run(0, "snapshots")
+	r.run(0, "check")
+	b.Quota(-1)
+	r.intact()
+	if out := r.run(0, "backup", "src"); strings.Contains(out, "room") {
+		t.Errorf("words on the room where there is plenty:\n%s", out)
+	}
+}

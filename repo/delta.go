@@ -36,6 +36,7 @@ type patchFrame struct {
 	most   int    // bases of a blob
 	size   int    // bytes of plaintext
 	window window // where their whole blobs lie
+	keep   bool   // it is worth a place in the local cache
 }
 
 // takes reports whether there is room for one more blob.
@@ -46,8 +47,9 @@ func (f *patchFrame) takes(size int, b *deltaBases) bool {
 
 // putDelta stores data as a delta against the bases. It reports false where that does not pay, where the bases can't be
 // had, and where a reader would have to read too much.
-func (w *Writer) putDelta(ctx context.Context, p *part, blob index.Blob, data []byte, ids []chunk.ID) (bool, error) {
-	if len(ids) == 0 || len(data) < minDelta || w.s.o.NoDelta || w.s.o.Level == chunk.LevelNone {
+func (w *Writer) putDelta(ctx context.Context, p *part, blob index.Blob, data []byte, h *Hint) (bool, error) {
+	ids := h.Bases
+	if len(ids) == 0 || len(data) < minDelta || w.s.o.Delta == DeltaOff || w.s.o.Level == chunk.LevelNone {
 		return false, nil
 	}
 	// Where delta after delta did not pay (a file of noise that was replaced), most are not tried: reading
@@ -81,11 +83,11 @@ func (w *Writer) putDelta(ctx context.Context, p *part, blob index.Blob, data []
 	w.misses, w.skipped = 0, 0
 	w.s.stats.delta.Add(1)
 	if encoding == chunk.ZstdDelta {
-		return true, w.addEncoded(ctx, p, index.Frame{Encoding: encoding, Bases: b.keys, Blobs: []index.Blob{blob}}, stored)
+		return true, w.addEncoded(ctx, p, index.Frame{Encoding: encoding, Bases: b.keys, Blobs: []index.Blob{blob}}, stored, h.Keep)
 	}
 	src, base := f.writer.Anchor()
 	w.ended = b.ending(src, base, len(data))
-	f.blobs, f.bases = append(f.blobs, blob), append(f.bases, b.keys)
+	f.blobs, f.bases, f.keep = append(f.blobs, blob), append(f.bases, b.keys), f.keep || h.Keep
 	f.most, f.size, f.window = max(f.most, len(b.keys)), f.size+len(data), b.window
 	if f.writer.Size() >= patchBytes {
 		return true, w.closePatch(ctx, p)
@@ -145,7 +147,7 @@ func (w *Writer) closePatch(ctx context.Context, p *part) error {
 	}
 	err := w.addPatch(ctx, p, frame, &f.writer)
 	f.writer.Reset()
-	f.blobs, f.bases, f.most, f.size = f.blobs[:0], f.bases[:0], 0, 0
+	f.blobs, f.bases, f.most, f.size, f.keep = f.blobs[:0], f.bases[:0], 0, 0, false
 	return err
 }
 
@@ -155,7 +157,7 @@ func (w *Writer) addPatch(ctx context.Context, p *part, frame index.Frame, patch
 	if w.stored = stored; !ok {
 		return fmt.Errorf("verifying compressed data before it is stored: a patch does not decode to what it was; this points to faulty memory")
 	}
-	return w.addEncoded(ctx, p, frame, stored)
+	return w.addEncoded(ctx, p, frame, stored, p.patch.keep)
 }
 
 // deltaBases are the bases of a delta.
@@ -208,7 +210,8 @@ func (w *Writer) findBases(ctx context.Context, own index.Key, ids []chunk.ID) *
 			loc = c.root
 		}
 		key, _ := w.s.index.At(loc.Ordinal)
-		if slices.Contains(b.keys, key) || len(b.plain)+int(loc.Size) > maxBase || w.s.index.Pack(loc.Pack).Condemned {
+		if slices.Contains(b.keys, key) || len(b.plain)+int(loc.Size) > maxBase || w.s.index.Pack(loc.Pack).Condemned ||
+			!w.s.r.stage.afford(ctx, w.s.index, loc, w.s.o.Delta) {
 			continue
 		}
 		plain, err := w.s.r.nearby(ctx, w.s.index, loc, b.plain)

@@ -176,8 +176,10 @@ func checkAll(t testing.TB, r *Repository) *CheckReport {
 func (tr *testRepo) open(st storage.Storage) *Repository { return reopen(tr.r, st) }
 
 func reopen(r *Repository, st storage.Storage) *Repository {
-	return &Repository{st: st, cached: st, loading: make(chan struct{}, 1), config: r.config, master: r.master, key: r.key, keys: r.keys,
+	r = &Repository{st: st, cached: st, loading: make(chan struct{}, 1), config: r.config, master: r.master, key: r.key, keys: r.keys,
 		frames: newFrameCache(frameCacheBytes), index: index.New(), segments: map[index.SegmentID]bool{}}
+	r.stage = newStage(r, &OpenOptions{})
+	return r
 }
 
 // at returns the test repository with other objects in it; the referee's rules hold there as well.

@@ -28,6 +28,7 @@ type Repository struct {
 	key    KeyInfo
 	keys   *keys
 	frames *frameCache
+	stage  *stage
 
 	loading  chan struct{} // held, as one element, by LoadIndex
 	mu       sync.Mutex    // guards what LoadIndex replaces
@@ -49,6 +50,10 @@ type OpenOptions struct {
 	// Cached is the same storage behind a local cache, for the objects that are worth a copy: index
 	// segments, manifests, annotations and packs of trees. Nil: no cache.
 	Cached storage.Storage
+	// Frames keeps the bases of deltas from run to run. Nil: they are read from the storage.
+	Frames FrameCache
+	// Near says that reading from the storage costs nothing: it is a folder of this machine.
+	Near bool
 }
 
 // Init makes a repository. It fails with ErrExists where a config is already, or keys and data without
@@ -162,6 +167,7 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 		if r.cached == nil {
 			r.cached = st
 		}
+		r.stage = newStage(r, &o)
 		r.key.ID, r.key.Current = path.Base(name), true
 		copy(r.master[:], s.Master)
 		if r.keys, err = deriveKeys(r.master); err != nil {

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo/storage"
@@ -24,12 +26,14 @@ const (
 	// segmentPacks is how many packs are uploaded before they are listed in an index segment, so that a
 	// killed run loses little.
 	segmentPacks = 32
+	// readsAhead is how many reads ahead are on their way at a time, of stageReads requests each.
+	readsAhead = 2
 )
 
 // SessionOptions are the options of Begin.
 type SessionOptions struct {
-	Level   chunk.Level // of compression
-	NoDelta bool        // store every blob whole
+	Level chunk.Level // of compression
+	Delta DeltaMode
 	// Uploads is how many packs may be on their way at a time; 0 means 8. Each holds a pack in memory. It begins with 4,
 	// and goes on with more where they move more bytes a second.
 	Uploads int
@@ -63,6 +67,7 @@ type Session struct {
 	ctx     context.Context // of the uploads: they go on when the caller is interrupted, until Close
 	cancel  context.CancelFunc
 	slots   *uploads
+	ahead   *semaphore.Weighted // reads of bases ahead of their use
 	buffers sync.Pool
 	data    shelf
 	trees   shelf
@@ -93,7 +98,7 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 // newSession makes a session under a lease that is the caller's.
 func newSession(ctx context.Context, r *Repository, o SessionOptions, l *lease) *Session {
 	s := &Session{r: r, o: o, index: r.Index(), codec: chunk.NewCodec(o.Level), lease: l,
-		slots: newUploads(o.Uploads)}
+		slots: newUploads(o.Uploads), ahead: semaphore.NewWeighted(readsAhead)}
 	s.data = shelf{s: s, kind: index.Data, max: openPacks}
 	s.trees = shelf{s: s, kind: index.Tree, max: 1}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -148,6 +153,20 @@ func (s *Session) useDelta(key index.Key, depth int) bool {
 		}
 	}
 	return false
+}
+
+// Expect says that blobs may soon be bases of deltas: what is at the places of what is being read, and behind them. It
+// reads them ahead, in the background, once there are many.
+func (s *Session) Expect(ids []chunk.ID) {
+	st := s.r.stage
+	if s.o.Delta != DeltaAuto || len(ids) == 0 || !st.expect(s.index, ids) || !s.ahead.TryAcquire(1) {
+		return
+	}
+	keys := st.takeHints()
+	go func() {
+		defer s.ahead.Release(1)
+		st.read(s.ctx, s.index, keys)
+	}()
 }
 
 // fail records the first error; everything after it fails with the same.
@@ -517,10 +536,12 @@ func (s *Session) listStored(ctx context.Context) error {
 	return s.list(ctx, packs)
 }
 
-// stop waits for the uploads, or ends them when ctx is done.
+// stop waits for the uploads, or ends them when ctx is done. Reads ahead are ended: nobody needs them any more.
 func (s *Session) stop(ctx context.Context) {
 	stop := context.AfterFunc(ctx, s.cancel)
 	_ = s.slots.idle(context.WithoutCancel(ctx))
 	stop()
 	s.cancel()
+	_ = s.ahead.Acquire(context.WithoutCancel(ctx), readsAhead)
+	s.r.stage.flush()
 }

@@ -67,9 +67,9 @@ func (r *Repository) blobText(ctx context.Context, x *index.Index, loc index.Loc
 	}
 	opened, err := r.frames.get(ctx, frameKey{loc.PackID, loc.Offset}, depth, func() (*openedFrame, error) {
 		f, _ := x.FrameOf(loc.Ordinal)
-		sealed, err := r.storeFor(loc.Kind).Get(ctx, packName(loc.PackID), int64(f.Offset), int64(f.Length), nil)
+		sealed, err := r.stage.sealed(ctx, x, loc, &f)
 		if err != nil {
-			return nil, packError(loc.PackID, err)
+			return nil, err
 		}
 		if f.Encoding == chunk.Patched {
 			p, err := r.openPatch(loc.PackID, loc.Kind, &f, sealed, &frameScratch{})

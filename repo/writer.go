@@ -41,18 +41,32 @@ type part struct {
 	frameBytes int
 	plain      []byte
 	blobs      []index.Blob
+	keep       bool // the frame is worth a place in the local cache
 	patch      patchFrame
+}
+
+// A Hint tells what is known of a blob before it is put.
+type Hint struct {
+	// Bases are the blobs that it probably resembles: what was at its place before.
+	Bases []chunk.ID
+	// Keep says that it may well be such a base the next time, so that it is worth a place in the local cache.
+	Keep bool
 }
 
 // Put stores data as a blob unless the repository has it, and marks it as relied upon. data is not
 // kept. An error is final for the session.
 func (w *Writer) Put(ctx context.Context, kind index.Kind, data []byte) (id chunk.ID, added bool, err error) {
-	return w.PutDelta(ctx, kind, data, nil)
+	return w.PutHinted(ctx, kind, data, Hint{})
 }
 
 // PutDelta is Put, told which blobs data probably resembles: what was at its place before. If data is
 // new, and a delta against them is small enough, that is what is stored.
 func (w *Writer) PutDelta(ctx context.Context, kind index.Kind, data []byte, bases []chunk.ID) (id chunk.ID, added bool, err error) {
+	return w.PutHinted(ctx, kind, data, Hint{Bases: bases})
+}
+
+// PutHinted is PutDelta, told more.
+func (w *Writer) PutHinted(ctx context.Context, kind index.Kind, data []byte, h Hint) (id chunk.ID, added bool, err error) {
 	s := w.s
 	if len(data) > index.MaxFrameSize {
 		return id, false, s.fail(fmt.Errorf("a blob of %d bytes is too large, the limit is %d", len(data), index.MaxFrameSize))
@@ -61,6 +75,7 @@ func (w *Writer) PutDelta(ctx context.Context, kind index.Kind, data []byte, bas
 	s.stats.processed.Add(int64(len(data)))
 	if s.Use(id) {
 		s.stats.reused.Add(1)
+		s.r.stage.unneeded(h.Bases)
 		return id, false, nil
 	}
 	if err := s.failed(); err != nil {
@@ -80,14 +95,16 @@ func (w *Writer) PutDelta(ctx context.Context, kind index.Kind, data []byte, bas
 	if kind == index.Tree {
 		p = &w.parts[1]
 	}
+	h.Keep = h.Keep && kind == index.Data && s.o.Delta != DeltaOff
 	blob := index.Blob{Key: key, Size: uint32(len(data))}
-	if done, derr := w.putDelta(ctx, p, blob, data, bases); done || derr != nil {
+	if done, derr := w.putDelta(ctx, p, blob, data, &h); done || derr != nil {
 		err = derr
 	} else if len(data) >= smallBlob {
-		err = w.addFrame(ctx, p, []index.Blob{blob}, data)
+		err = w.addFrame(ctx, p, []index.Blob{blob}, data, h.Keep)
 	} else {
 		p.plain = append(p.plain, data...)
 		p.blobs = append(p.blobs, blob)
+		p.keep = p.keep || h.Keep
 		if len(p.plain) >= p.frameBytes {
 			err = w.closeFrame(ctx, p)
 		}
@@ -104,13 +121,13 @@ func (w *Writer) closeFrame(ctx context.Context, p *part) error {
 		return nil
 	}
 	blobs := append([]index.Blob(nil), p.blobs...) // the pack keeps them
-	err := w.addFrame(ctx, p, blobs, p.plain)
-	p.plain, p.blobs = p.plain[:0], p.blobs[:0]
+	err := w.addFrame(ctx, p, blobs, p.plain, p.keep)
+	p.plain, p.blobs, p.keep = p.plain[:0], p.blobs[:0], false
 	return err
 }
 
 // addFrame encodes plain, decodes it again to be sure, and adds it to the pack.
-func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plain []byte) error {
+func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plain []byte, keep bool) error {
 	stored, encoding := w.s.codec.Encode(w.stored[:0], plain)
 	w.stored = stored
 	if encoding != chunk.Raw {
@@ -120,14 +137,18 @@ func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plai
 				"this points to faulty memory", err)
 		}
 	}
-	return w.addEncoded(ctx, p, index.Frame{Encoding: encoding, Blobs: blobs}, stored)
+	return w.addEncoded(ctx, p, index.Frame{Encoding: encoding, Blobs: blobs}, stored, keep)
 }
 
-// addEncoded seals stored, the encoded plaintext of f's blobs, and adds it to a pack.
-func (w *Writer) addEncoded(ctx context.Context, p *part, f index.Frame, stored []byte) (err error) {
+// addEncoded seals stored, the encoded plaintext of f's blobs, and adds it to a pack, and to the local cache
+// if it is to be kept.
+func (w *Writer) addEncoded(ctx context.Context, p *part, f index.Frame, stored []byte, keep bool) (err error) {
 	w.ad = frameAD(w.ad[:0], p.shelf.kind, &f)
 	if w.sealed, err = w.s.r.keys.seal(w.sealed[:0], stored, w.ad); err != nil {
 		return err
+	}
+	if keep {
+		w.s.r.stage.keep(p.shelf.kind, &f, w.sealed)
 	}
 	return p.shelf.add(ctx, f, w.sealed)
 }

@@ -40,10 +40,10 @@ type BackupOptions struct {
 	ReadAll     bool // read unchanged files too
 
 	Level   chunk.Level // of compression
-	NoDelta bool        // store every chunk whole
-	Workers int         // 0 = GOMAXPROCS
-	Uploads int         // packs on their way at a time; 0 = 8: a few, and more where that moves more bytes a second
-	Memory  int64       // bytes; 0 = no bound but that of newPlan, with which Workers and buffers are lowered
+	Delta   repo.DeltaMode
+	Workers int   // 0 = GOMAXPROCS
+	Uploads int   // packs on their way at a time; 0 = 8: a few, and more where that moves more bytes a second
+	Memory  int64 // bytes; 0 = no bound but that of newPlan, with which Workers and buffers are lowered
 
 	CheckpointInterval time.Duration // 0 = 5 minutes, negative = none but on interruption
 	SampleNights       int           // 0 = 64, negative = nothing is read again
@@ -132,7 +132,7 @@ func Backup(ctx context.Context, r *repo.Repository, o BackupOptions) (report *B
 			return nil, err
 		}
 	}
-	b.s, err = r.Begin(ctx, repo.SessionOptions{Level: o.Level, NoDelta: o.NoDelta, Uploads: b.plan.uploads, OnUpload: b.uploaded})
+	b.s, err = r.Begin(ctx, repo.SessionOptions{Level: o.Level, Delta: o.Delta, Uploads: b.plan.uploads, OnUpload: b.uploaded})
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,9 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/whole-tale/wtsnap/chunk"
@@ -25,6 +27,9 @@ type aligner struct {
 	off    int64              // the same place in the new version
 	sure   bool               // a delta has told
 
+	ahead    int   // parts that are expected to be bases soon, of late
+	expected int64 // up to where in the old version that was said
+
 	mu    sync.Mutex
 	found alignedAt // the last that a delta told, and that was not used yet
 }
@@ -38,7 +43,7 @@ type alignedAt struct {
 }
 
 const (
-	alignAhead = 128      // parts of the window after pos
+	alignAhead = 256      // parts of the window after pos
 	alignBack  = 32       // and before
 	alignSnap  = 64 << 10 // bytes; less than half of the least distance of two cuts
 	alignNear  = 16 << 10 // the same where deltas tell: many more bytes than one chunk mostly gains or loses
@@ -153,6 +158,31 @@ func (a *aligner) placed(ctx context.Context, id chunk.ID, n int) {
 		}
 	}
 }
+
+// changed says that the chunk that came last is new: what is at its place in the old version is its base, and what comes
+// next has probably changed as well, the further the more has.
+func (a *aligner) changed(ctx context.Context) {
+	a.fill(ctx)
+	a.ahead = min(max(4*a.ahead, 4), alignAhead/2)
+	i, _ := slices.BinarySearchFunc(a.window, a.pos, func(p PlacedPart, pos int64) int { return cmp.Compare(p.Offset+p.Len(), pos) })
+	end := min(i+a.ahead, len(a.window))
+	if half := i + a.ahead/2; half < end && a.window[half].Offset < a.expected {
+		return // there is enough for a while
+	}
+	var ids []chunk.ID
+	for _, p := range a.window[i:end] {
+		if !p.IsHole() && p.Offset >= a.expected {
+			ids = append(ids, p.ID)
+		}
+	}
+	if end > i {
+		a.expected = max(a.expected, a.window[end-1].Offset+1)
+	}
+	a.b.s.Expect(ids)
+}
+
+// known says that the chunk that came last is not new: the next one may not be either.
+func (a *aligner) known() { a.ahead /= 2 }
 
 // skip says that a hole came.
 func (a *aligner) skip(n int64) {

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
 
@@ -235,20 +236,21 @@ func (k *backupWorker) stream(ctx context.Context, c *content, file *localfs.Fil
 type content struct {
 	list  *ListBuilder
 	align *aligner // nil: there is nothing to compare with
+	keep  bool     // it is likely to change again
 	off   int64
 }
 
 func newContent(b *backup, t *fileTask) *content {
 	c := &content{list: NewListBuilder(b.putTree)}
 	if t.old != nil {
-		c.align = newAligner(b, t.old)
+		c.align, c.keep = newAligner(b, t.old), true
 	}
 	return c
 }
 
 // store puts a piece, in a worker.
 func (c *content) store(ctx context.Context, k *backupWorker, data []byte) error {
-	id, err := k.put(data, c.align.bases(ctx, len(data)))
+	id, err := k.put(data, repo.Hint{Bases: c.align.bases(ctx, len(data)), Keep: c.keep})
 	if err != nil {
 		return err
 	}
@@ -401,7 +403,7 @@ func (a *assembly) pieces(ctx context.Context, split *chunk.Splitter) error {
 func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
 	b, data, i := a.b, *buf, a.cut
 	part := Part{Size: uint32(len(data))}
-	bases := a.content.align.bases(ctx, len(data))
+	hint := repo.Hint{Bases: a.content.align.bases(ctx, len(data)), Keep: a.content.keep}
 	a.cut++
 	a.content.off += int64(len(data))
 	end := a.content.off
@@ -414,8 +416,10 @@ func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
 			b.gate.RLock()
 			a.done(i, part)
 			b.gate.RUnlock()
+			a.content.align.known()
 			return nil
 		}
+		a.content.align.changed(ctx)
 	}
 	if err := b.flight.Acquire(ctx, 1); err != nil {
 		return err
@@ -423,8 +427,8 @@ func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
 	a.jobs.Add(1)
 	sent := b.send(ctx, func(k *backupWorker) {
 		defer a.jobs.Done()
-		id, err := k.put(data, bases)
-		if base, rest, ok := k.ended(); len(bases) > 0 {
+		id, err := k.put(data, hint)
+		if base, rest, ok := k.ended(); len(hint.Bases) > 0 {
 			a.content.align.tell(end, base, rest, ok)
 		}
 		b.buffers.Put(buf)

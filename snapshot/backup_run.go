@@ -58,7 +58,7 @@ type backup struct {
 	root    *openFolder
 
 	treeMu  sync.Mutex
-	treePut putDelta
+	treePut putHinted
 
 	owners        ownerTable
 	uploadedBytes atomic.Int64
@@ -69,8 +69,8 @@ type backup struct {
 	stored        int64 // new blobs at the last checkpoint
 }
 
-// putDelta stores a blob, as a delta against some others if that pays.
-type putDelta func(data []byte, bases []chunk.ID) (chunk.ID, error)
+// putHinted stores a blob, as a delta against some others if that pays.
+type putHinted func(data []byte, h repo.Hint) (chunk.ID, error)
 
 // A backupJob runs in a worker, with the gate held shared.
 type backupJob func(w *backupWorker)
@@ -78,7 +78,7 @@ type backupJob func(w *backupWorker)
 // A backupWorker is a goroutine with what it needs to store data.
 type backupWorker struct {
 	*backup
-	put   putDelta // data blobs
+	put   putHinted // data blobs
 	ended func() (base chunk.ID, rest int, ok bool)
 	split *chunk.Splitter
 	buf   []byte
@@ -148,8 +148,8 @@ func newRun(r *repo.Repository, o *BackupOptions) *backup {
 func (b *backup) start(ctx, store context.Context) (wait func()) {
 	params := b.r.ChunkParams()
 	trees := b.s.Writer()
-	b.treePut = func(data []byte, bases []chunk.ID) (chunk.ID, error) {
-		id, _, err := trees.PutDelta(store, index.Tree, data, bases)
+	b.treePut = func(data []byte, h repo.Hint) (chunk.ID, error) {
+		id, _, err := trees.PutHinted(store, index.Tree, data, h)
 		return id, err
 	}
 	var workers sync.WaitGroup
@@ -157,8 +157,8 @@ func (b *backup) start(ctx, store context.Context) (wait func()) {
 		writer := b.s.Writer()
 		w := &backupWorker{backup: b, split: chunk.NewSplitter(nil, params), buf: make([]byte, 0, params.Max)}
 		w.ended = writer.Ended
-		w.put = func(data []byte, bases []chunk.ID) (chunk.ID, error) {
-			id, _, err := writer.PutDelta(store, index.Data, data, bases)
+		w.put = func(data []byte, h repo.Hint) (chunk.ID, error) {
+			id, _, err := writer.PutHinted(store, index.Data, data, h)
 			if err != nil {
 				b.fail(err)
 			}
@@ -203,7 +203,7 @@ func (b *backup) putTree(data []byte) (chunk.ID, error) { return b.putPage(data,
 func (b *backup) putPage(data []byte, bases []chunk.ID) (chunk.ID, error) {
 	b.treeMu.Lock()
 	defer b.treeMu.Unlock()
-	id, err := b.treePut(data, bases)
+	id, err := b.treePut(data, repo.Hint{Bases: bases})
 	if err != nil {
 		b.fail(err)
 	}

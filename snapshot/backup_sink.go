@@ -169,6 +169,7 @@ func (k *Sink) add(ctx context.Context, path string, m *memNode, content io.Read
 	m.pending = true
 	t := fileTask{old: m.old}
 	a := &assembly{b: k.b, content: newContent(k.b, &t), shows: true}
+	a.content.keep = true // streams are read every night, and change
 	split := k.split.Get().(*chunk.Splitter)
 	if sparse {
 		err = a.sparse(ctx, split, content)

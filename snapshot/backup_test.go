@@ -17,6 +17,7 @@ import (
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
+	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/repo/storage/storagetest"
 	"github.com/whole-tale/wtsnap/snapshot/exclude"
 	"github.com/whole-tale/wtsnap/snapshot/localfs"
@@ -510,7 +511,7 @@ func (v *vault) contentOf(m *localfs.Meta, file *localfs.File, again bool) (*Nod
 	must(v.t, o.prepare(time.Now()))
 	b := newRun(v.r, &o)
 	b.fail = func(err error) { v.t.Error(err) }
-	put := func(data []byte, _ []chunk.ID) (chunk.ID, error) { return v.r.Hasher().Sum(data), nil }
+	put := func(data []byte, _ repo.Hint) (chunk.ID, error) { return v.r.Hasher().Sum(data), nil }
 	b.treePut = put
 	k := &backupWorker{backup: b, put: put, split: chunk.NewSplitter(nil, v.r.ChunkParams()), buf: make([]byte, 0, v.r.ChunkParams().Max)}
 	n, after, err := k.content(v.t.Context(), &fileTask{name: "f"}, file, m, again)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/snapshot/exclude"
 	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
@@ -105,6 +106,7 @@ func (w *walker) flush(ctx context.Context) {
 	}
 	batch := w.batch
 	w.batch, w.bytes = nil, 0
+	w.expect(batch)
 	w.f.hold()
 	sent := w.b.send(ctx, func(k *backupWorker) {
 		defer w.f.release()
@@ -118,6 +120,23 @@ func (w *walker) flush(ctx context.Context) {
 	if !sent {
 		w.f.release()
 	}
+}
+
+// expect says which chunks the files of a batch had.
+func (w *walker) expect(batch []fileTask) {
+	var ids []chunk.ID
+	for i := range batch {
+		t := &batch[i]
+		if t.old == nil || t.verify != nil {
+			continue
+		}
+		for _, p := range t.old.Content {
+			if !p.IsHole() {
+				ids = append(ids, p.ID)
+			}
+		}
+	}
+	w.b.s.Expect(ids)
 }
 
 func (w *walker) path(name string) string { return joinName(w.f.path, name) }

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/snapshot"
 	"github.com/whole-tale/wtsnap/snapshot/exclude"
 )
@@ -49,7 +50,7 @@ be, and was left out; 130 interrupted: a checkpoint is left, and the next run go
 			&cli.BoolFlag{Name: "allow-shrink", Usage: "a source may have lost most of its files: it is meant to be so"},
 			&cli.BoolFlag{Name: "reread", Aliases: []string{"force"}, Usage: "read files again that look unchanged"},
 			compressionFlag(),
-			&cli.StringFlag{Name: "delta", Value: "auto", Usage: "store changed chunks as differences: `HOW` auto or off"},
+			&cli.StringFlag{Name: "delta", Value: "auto", Usage: "store changed chunks as differences: `HOW` auto, cache (only to what the local cache holds) or off"},
 			spanFlag("checkpoint-interval", "store a restorable checkpoint each `LONG` during a long backup (default: 5min; 0: only when interrupted)"),
 			&cli.StringFlag{Name: "host", Usage: "the host's `NAME`, for people"},
 			&cli.GenericFlag{Name: "time", Value: newValue(parseWhen), Usage: "date the snapshot at `TIME` instead of now"},
@@ -98,10 +99,12 @@ func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error
 	}
 	switch c.String("delta") {
 	case "auto":
+	case "cache":
+		o.Delta = repo.DeltaCache
 	case "off":
-		o.NoDelta = true
+		o.Delta = repo.DeltaOff
 	default:
-		return o, usagef("--delta auto or --delta off", "--delta %s: there is no such way", shown(c.String("delta")))
+		return o, usagef("--delta auto, --delta cache or --delta off", "--delta %s: there is no such way", shown(c.String("delta")))
 	}
 	o.Instance, o.Stdin, o.Program = a.g.own, a.std.in, "wtsnap "+programVersion()
 	o.AllowShrink, o.ReadAll, o.Memory = c.Bool("allow-shrink"), c.Bool("reread"), a.g.memory

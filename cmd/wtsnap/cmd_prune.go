@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -203,12 +204,15 @@ func (a *app) requests() map[string]int64 {
 		return map[string]int64{}
 	}
 	c := a.backend.counts.Counts()
-	return map[string]int64{"put": c.Put, "get": c.Get, "stat": c.Stat, "list": c.List, "delete": c.Delete}
+	return map[string]int64{"put": c.Put, "get": c.Get, "stat": c.Stat, "list": c.List, "delete": c.Delete,
+		"uploaded_bytes": c.Uploaded, "downloaded_bytes": c.Downloaded}
 }
 
 func sumRequests(m map[string]int64) (n int64) {
-	for _, v := range m {
-		n += v
+	for kind, v := range m {
+		if !strings.HasSuffix(kind, "_bytes") {
+			n += v
+		}
 	}
 	return n
 }

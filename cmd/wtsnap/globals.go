@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/spelling"
+	"github.com/whole-tale/wtsnap/repo/storage/cache"
 	"github.com/whole-tale/wtsnap/repo/storage/limit"
 	"github.com/whole-tale/wtsnap/snapshot"
 )
@@ -29,7 +30,9 @@ func globalFlags() []cli.Flag {
 		&cli.StringFlag{Name: "rclone-config", EnvVars: []string{"RCLONE_CONFIG"},
 			Usage: "rclone's configuration `FILE`"},
 		&cli.StringFlag{Name: "cache-dir", EnvVars: []string{"WTSNAP_CACHE_DIR"},
-			Usage: "keep a sealed copy of the index and the folders of remote repositories in `FOLDER`; \"none\" keeps none"},
+			Usage: "keep a sealed copy of the index, the folders and what changes of remote repositories in `FOLDER`; \"none\" keeps none"},
+		&cli.GenericFlag{Name: "cache-size", EnvVars: []string{"WTSNAP_CACHE_SIZE"}, Value: newValue(parseSize),
+			Usage: "let the copy of a repository take at most `SIZE` (default: 4GiB, at most a quarter of what the disk has left)"},
 		&cli.GenericFlag{Name: "bwlimit", EnvVars: []string{"WTSNAP_BWLIMIT"}, Value: newValue(limit.ParseTimetable),
 			Usage: "bound the bandwidth by rclone's `TIMETABLE`: 10M, 1M:500k (up:down) or \"08:00,512k 19:00,off\""},
 		&cli.GenericFlag{Name: "connections", EnvVars: []string{"WTSNAP_CONNECTIONS"}, Value: newValue(parsePositive),
@@ -61,6 +64,7 @@ type globals struct {
 	own             string // this machine's: of the flag or the environment
 	rcloneConfig    string
 	cacheDir        string // "" = none
+	cacheSize       int64  // 0 = the default
 	bandwidth       limit.Timetable
 	connections     int
 	retryFor        snapshot.Span
@@ -90,6 +94,10 @@ func readGlobals(c *cli.Context, given map[string]bool) (*globals, error) {
 	g.bandwidth, _ = get[limit.Timetable](c, "bwlimit")
 	g.connections, _ = get[int](c, "connections")
 	g.memory, _ = get[int64](c, "memory")
+	g.cacheSize, _ = get[int64](c, "cache-size")
+	if n := g.cacheSize; n != 0 && n < leastCache {
+		return nil, usagef("--cache-size 1GiB, or --cache-dir none", "--cache-size %s is too little: 16 MiB is the least", size(n))
+	}
 	if n := g.memory; n != 0 && n < 32<<20 {
 		return nil, usagef("--memory 128MiB", "--memory %s is too little: 32 MiB is the least", size(n))
 	}
@@ -162,6 +170,22 @@ func cacheDir(flag string) (string, error) {
 		return "", nil // a service without a home: there is no place, and nothing depends on one
 	}
 	return filepath.Join(dir, "wtsnap"), nil
+}
+
+const (
+	leastCache   = 16 << 20
+	defaultCache = 4 << 30
+)
+
+// cacheBytes is how large the copy of a repository may be. What the disk has left is counted before the cache is used.
+func (g *globals) cacheBytes() int64 {
+	if g.cacheSize > 0 {
+		return g.cacheSize
+	}
+	if free, ok := cache.Free(g.cacheDir); ok {
+		return min(defaultCache, max(free/4, leastCache))
+	}
+	return defaultCache
 }
 
 // checkVariables refuses nothing, but tells of variables that look like ours and are not: mistyped ones would do nothing

@@ -35,6 +35,7 @@ func isFolder(spec string) bool {
 type backend struct {
 	storage.Storage                 // counted, bounded, repeated
 	cached          storage.Storage // the same behind the local cache; nil where there is none
+	frames          repo.FrameCache // bases of deltas; nil where there is no cache
 	counts          *count.Storage
 	remote          *rclone.Storage // nil: a folder
 }
@@ -94,8 +95,11 @@ func (a *app) openBackend() (*backend, error) {
 	b.Storage = st
 	if b.remote != nil && a.g.cacheDir != "" {
 		sum := sha256.Sum256([]byte(spec)) // a connection string may hold a password: no name of a folder
-		b.cached = cache.New(st, cache.Options{Dir: filepath.Join(a.g.cacheDir, hex.EncodeToString(sum[:12])),
+		dir := filepath.Join(a.g.cacheDir, hex.EncodeToString(sum[:12]))
+		most := a.g.cacheBytes()
+		b.cached = cache.New(st, cache.Options{Dir: dir, Most: most / 2,
 			Prefixes: []string{"index/", "snapshots/", "forgotten/", "annotations/", "packs/"}})
+		b.frames = cache.NewFrames(dir+".frames", most/2)
 	}
 	a.backend = b
 	return b, nil
@@ -124,7 +128,7 @@ func (a *app) openRepo() (*repo.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Cached: b.cached})
+	r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Cached: b.cached, Frames: b.frames, Near: b.remote == nil})
 	if err != nil {
 		return nil, fmt.Errorf("opening the repository %s: %w", shownRepo(a.g.repo), err)
 	}

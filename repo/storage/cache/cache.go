@@ -60,6 +60,7 @@ type Storage struct {
 	verified map[string]int64 // objects whose checksum was right, with their sizes
 	used     int64            // bytes in the folder; valid when scanned
 	scanned  bool
+	reading  map[string]chan struct{} // objects that are being read from the storage; closed at the end
 }
 
 // New returns a caching decorator. It does not touch the folder.
@@ -70,7 +71,7 @@ func New(st storage.Storage, o Options) *Storage {
 	if o.Most == 0 {
 		o.Most = 1 << 30
 	}
-	return &Storage{st: st, o: o, verified: make(map[string]int64)}
+	return &Storage{st: st, o: o, verified: make(map[string]int64), reading: make(map[string]chan struct{})}
 }
 
 // Put stores, then keeps.
@@ -96,9 +97,24 @@ func (s *Storage) Get(ctx context.Context, name string, offset, length int64, ds
 	if ctx.Err() != nil || storage.CheckName(name) != nil || !s.keeps(ctx, name) {
 		return s.st.Get(ctx, name, offset, length, dst)
 	}
-	if out, err, ok := s.read(name, offset, length, dst); ok {
-		return out, err
+	for {
+		if out, err, ok := s.read(name, offset, length, dst); ok {
+			return out, err
+		}
+		done, mine := s.begin(name)
+		if mine {
+			break
+		}
+		select { // another one reads the same object
+		case <-done:
+			if !s.Holds(name) { // it failed, or the object is not to be kept
+				return s.st.Get(ctx, name, offset, length, dst)
+			}
+		case <-ctx.Done():
+			return dst[:0], &storage.Error{Op: "get", Name: name, Err: ctx.Err()}
+		}
 	}
+	defer s.end(name)
 	if offset == 0 && length < 0 {
 		out, err := s.st.Get(ctx, name, 0, -1, dst)
 		if err == nil {
@@ -116,6 +132,34 @@ func (s *Storage) Get(ctx context.Context, name string, offset, length int64, ds
 		return dst[:0], &storage.Error{Op: "get", Name: name, Err: err}
 	}
 	return append(dst[:0], whole[offset:offset+n]...), nil
+}
+
+// begin says that an object is about to be read from the storage, unless another one is at it: then the channel is closed
+// when that one has ended.
+func (s *Storage) begin(name string) (done chan struct{}, mine bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if done := s.reading[name]; done != nil {
+		return done, false
+	}
+	s.reading[name] = make(chan struct{})
+	return nil, true
+}
+
+func (s *Storage) end(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.reading[name])
+	delete(s.reading, name)
+}
+
+// Holds reports whether the folder has an object that a Get would be answered from, unless it turns out to be damaged.
+func (s *Storage) Holds(name string) bool {
+	if s.o.Dir == "" || storage.CheckName(name) != nil {
+		return false
+	}
+	fi, err := os.Lstat(s.path(name))
+	return err == nil && fi.Mode().IsRegular()
 }
 
 // Stat asks the storage.

@@ -1,0 +1,497 @@
+package repo
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/zeebo/blake3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/index"
+	"github.com/whole-tale/wtsnap/repo/storage"
+)
+
+// FrameCache keeps sealed frames on this machine from run to run: those that deltas were made against, and those that
+// the next deltas will be made against. Nothing depends on it. Its methods may be called concurrently, and fail silently:
+// what it gives is opened and verified as what comes from the backend is.
+type FrameCache interface {
+	Has(id [16]byte) bool
+	// Get appends a frame to dst[:0].
+	Get(id [16]byte, dst []byte) ([]byte, bool)
+	// Put keeps a frame, if there is room. It keeps nothing of sealed itself.
+	Put(id [16]byte, sealed []byte)
+	// Drop removes a frame that does not open.
+	Drop(id [16]byte)
+	// Flush stores what was put.
+	Flush()
+}
+
+// A DeltaMode says where the bases of deltas may come from.
+type DeltaMode uint8
+
+const (
+	DeltaAuto  DeltaMode = iota // from the local cache, and from the repository where that costs less than it saves
+	DeltaCache                  // from the local cache alone
+	DeltaOff                    // there are no deltas
+)
+
+const (
+	// stageBytes bounds the sealed frames that are kept in memory ahead of their use.
+	stageBytes = 16 << 20
+	// stageReads is how many ranges are read at a time, and stageAhead how many sealed bytes are read ahead at once.
+	stageReads = 4
+	stageAhead = 12 << 20
+	// largeGap is how much that nobody asked for yet is read at most to save a request.
+	largeGap = 1 << 20
+	// hintBytes is how much plaintext is expected before it is read ahead; what is needed at once is read at once.
+	hintBytes = 8 << 20
+	hintMost  = 4096 // blobs
+	// downCost is what a byte that comes down costs, beside one that goes up, as a share of downUnit: the lines that
+	// are slow are mostly slower up. savedShare of downUnit is what a delta mostly saves of a blob.
+	downCost, savedShare, downUnit = 1, 3, 4
+)
+
+// stage brings sealed frames from the backend by few large reads, several at a time, ahead of their use where that is
+// known, and keeps them for a while: in memory up to stageBytes, and in the local cache those that may be bases again.
+type stage struct {
+	r     *Repository
+	local FrameCache // nil: none
+	near  bool       // reading from the backend costs nothing
+
+	mu     sync.Mutex
+	frames map[frameKey][]byte
+	order  []frameKey // of frames, as they came
+	bytes  int
+	held   map[frameKey]bool          // known to be in the local cache
+	coming map[frameKey]chan struct{} // closed when the read has ended
+	hints  map[index.Key]int          // blobs that may soon be bases, and the bytes of their plaintext
+	next   []index.Key                // the hints as they came; some may have been taken back
+	hinted int                        // sum of hints
+	trees  map[index.PackID]*treePack
+}
+
+func newStage(r *Repository, o *OpenOptions) *stage {
+	return &stage{r: r, local: o.Frames, near: o.Near, frames: map[frameKey][]byte{}, held: map[frameKey]bool{}, coming: map[frameKey]chan struct{}{},
+		hints: map[index.Key]int{}, trees: map[index.PackID]*treePack{}}
+}
+
+// frameID names a frame by its description, which it is sealed with. It is the same where prune copies it to.
+func frameID(kind index.Kind, f *index.Frame) (id [16]byte) {
+	sum := blake3.Sum256(frameAD(nil, kind, f))
+	return [16]byte(sum[:16])
+}
+
+// keep puts a new frame into the local cache.
+func (s *stage) keep(kind index.Kind, f *index.Frame, sealed []byte) {
+	if s.local != nil {
+		s.local.Put(frameID(kind, f), sealed)
+	}
+}
+
+func (s *stage) flush() {
+	if s.local != nil {
+		s.local.Flush()
+	}
+}
+
+// placed is a frame of the index.
+type placed struct {
+	index.Frame
+	key  frameKey
+	pack index.PackRef
+	kind index.Kind
+}
+
+func placeOf(x *index.Index, loc index.Location) placed {
+	f, _ := x.FrameOf(loc.Ordinal)
+	return placed{f, frameKey{loc.PackID, loc.Offset}, loc.Pack, loc.Kind}
+}
+
+// sealed returns a frame's sealed bytes, which must not be changed.
+func (s *stage) sealed(ctx context.Context, x *index.Index, loc index.Location, f *index.Frame) ([]byte, error) {
+	if loc.Kind == index.Tree {
+		return s.tree(ctx, x, loc)
+	}
+	p := placed{*f, frameKey{loc.PackID, loc.Offset}, loc.Pack, loc.Kind}
+	for {
+		s.mu.Lock()
+		data, coming := s.frames[p.key], s.coming[p.key]
+		s.mu.Unlock()
+		if data != nil {
+			return data, nil
+		}
+		if coming != nil {
+			select {
+			case <-coming:
+				continue
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		if data := s.fromLocal(&p); data != nil {
+			return data, nil
+		}
+		data, err := s.r.st.Get(ctx, packName(loc.PackID), int64(loc.Offset), int64(loc.Length), nil)
+		if err != nil {
+			return nil, packError(loc.PackID, err)
+		}
+		return data, nil
+	}
+}
+
+// fromLocal reads a frame from the local cache, and makes sure that it opens.
+func (s *stage) fromLocal(p *placed) []byte {
+	if s.local == nil {
+		return nil
+	}
+	id := frameID(p.kind, &p.Frame)
+	data, ok := s.local.Get(id, nil)
+	if ok && len(data) == int(p.Length) {
+		if _, err := s.r.keys.open(nil, data, frameAD(nil, p.kind, &p.Frame)); err == nil {
+			return data
+		}
+	}
+	if ok {
+		s.local.Drop(id)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.held) // whatever else went with it
+	return nil
+}
+
+// here reports whether a frame can be had without the backend, or is on its way. s.mu is held.
+func (s *stage) here(p *placed) bool {
+	if _, ok := s.frames[p.key]; ok {
+		return true
+	}
+	if _, ok := s.coming[p.key]; ok {
+		return true
+	}
+	if s.local == nil {
+		return false
+	}
+	if !s.held[p.key] && s.local.Has(frameID(p.kind, &p.Frame)) {
+		s.held[p.key] = true
+	}
+	return s.held[p.key]
+}
+
+// visited are the blobs and the frames that restsOn has been at.
+type visited struct {
+	blobs  map[index.BlobRef]bool
+	frames map[frameKey]bool
+}
+
+func newVisited() *visited { return &visited{map[index.BlobRef]bool{}, map[frameKey]bool{}} }
+
+// restsOn calls fn for the frame of a blob and those of its bases, those of data alone, each once.
+func restsOn(x *index.Index, loc index.Location, v *visited, fn func(placed)) {
+	if loc.Kind != index.Data || v.blobs[loc.Ordinal] {
+		return
+	}
+	v.blobs[loc.Ordinal] = true
+	if key := (frameKey{loc.PackID, loc.Offset}); !v.frames[key] {
+		v.frames[key] = true
+		fn(placeOf(x, loc))
+	}
+	for _, base := range loc.Bases {
+		if at, ok := x.Lookup(base); ok {
+			restsOn(x, at, v, fn)
+		}
+	}
+}
+
+// afford reports whether the plaintext of a base may be read. Where the mode is DeltaAuto it reads what it takes, and
+// what is expected to be needed soon, if that costs less than it saves.
+func (s *stage) afford(ctx context.Context, x *index.Index, loc index.Location, mode DeltaMode) bool {
+	if loc.Kind != index.Data {
+		return true // the parent's trees are read in any case
+	}
+	missing := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		any := false
+		restsOn(x, loc, newVisited(), func(p placed) { any = any || !s.here(&p) })
+		return any
+	}
+	if !missing() {
+		return true
+	}
+	if mode != DeltaAuto {
+		return false
+	}
+	key, _ := x.At(loc.Ordinal)
+	s.read(ctx, x, append([]index.Key{key}, s.takeHints()...))
+	return !missing()
+}
+
+// expect says that blobs may soon be bases. It reports whether so much is expected that it is time to read ahead.
+func (s *stage) expect(x *index.Index, ids []chunk.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		key := index.KeyOf(id)
+		if _, ok := s.hints[key]; ok || len(s.next) == hintMost {
+			continue
+		}
+		if loc, ok := x.Lookup(key); ok {
+			s.hints[key] = int(loc.Size)
+			s.hinted += int(loc.Size)
+			s.next = append(s.next, key)
+		}
+	}
+	return s.hinted >= hintBytes
+}
+
+// unneeded takes expectations back.
+func (s *stage) unneeded(ids []chunk.ID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		key := index.KeyOf(id)
+		s.hinted -= s.hints[key]
+		delete(s.hints, key)
+	}
+}
+
+// takeHints returns what is expected, and expects it no more.
+func (s *stage) takeHints() (keys []index.Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range s.next {
+		if _, ok := s.hints[key]; ok {
+			keys = append(keys, key)
+			delete(s.hints, key)
+		}
+	}
+	s.next, s.hinted = s.next[:0], 0
+	return keys
+}
+
+// group is a whole frame with the deltas that rest on it, of which some blobs are wanted.
+type group struct {
+	frames []placed
+	cost   int64 // sealed bytes that must come down
+	saves  int64 // sealed bytes that the wanted blobs take, about
+}
+
+// plan returns the frames to read for blobs that are to be bases. Those are read that cost less than they save, and not
+// more of them than stageAhead but for the last group.
+func (s *stage) plan(x *index.Index, keys []index.Key) []placed {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	groups := map[frameKey]*group{}
+	var order []*group
+	seen := newVisited()
+	var sum int64
+	for _, key := range keys {
+		loc, ok := x.Lookup(key)
+		if !ok || sum > stageAhead {
+			continue
+		}
+		_, root := x.At(rootOf(x, loc))
+		at := frameKey{root.PackID, root.Offset}
+		g := groups[at]
+		if g == nil {
+			g = &group{}
+			groups[at] = g
+			order = append(order, g)
+		}
+		if root.FrameSize > 0 {
+			g.saves += int64(loc.Size) * int64(root.Length) / int64(root.FrameSize)
+		}
+		restsOn(x, loc, seen, func(p placed) {
+			if !s.here(&p) {
+				g.frames = append(g.frames, p)
+				g.cost += int64(p.Length)
+				sum += int64(p.Length)
+			}
+		})
+	}
+	var list []placed
+	for _, g := range order {
+		if s.near || g.cost*downCost <= g.saves*savedShare {
+			list = append(list, g.frames...)
+		}
+	}
+	for _, p := range list {
+		s.coming[p.key] = make(chan struct{})
+	}
+	return list
+}
+
+// span is a range of a pack that is read by one request.
+type span struct {
+	frames []placed // what is wanted, then what lies between
+	start  uint32
+	end    uint32
+}
+
+// spans groups frames into ranges. What lies between two frames is read with them if it is no more than what is wanted
+// before it: then others will mostly want it. It is kept, so that nothing is read twice.
+func (s *stage) spans(x *index.Index, list []placed) (out []span) {
+	slices.SortFunc(list, func(a, b placed) int { return cmp.Or(cmp.Compare(a.pack, b.pack), cmp.Compare(a.Offset, b.Offset)) })
+	for len(list) > 0 {
+		first := list[0]
+		n, end, wanted := 1, first.Offset+first.Length, first.Length
+		for n < len(list) && list[n].pack == first.pack && list[n].Offset <= end+max(maxGap, min(wanted, largeGap)) &&
+			list[n].Offset+list[n].Length-first.Offset <= maxRange {
+			end = list[n].Offset + list[n].Length
+			wanted += list[n].Length
+			n++
+		}
+		out = append(out, span{list[:n:n], first.Offset, end})
+		list = list[n:]
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var frames []placed // of the pack of the last span
+	for i := range out {
+		r := &out[i]
+		first := r.frames[0]
+		if i == 0 || out[i-1].frames[0].pack != first.pack {
+			frames = frames[:0]
+			for _, f := range x.Frames(first.pack) {
+				frames = append(frames, placed{f, frameKey{first.key.pack, f.Offset}, first.pack, first.kind})
+			}
+		}
+		for _, p := range frames {
+			if p.Offset > r.start && p.Offset < r.end && !s.here(&p) {
+				s.coming[p.key] = make(chan struct{})
+				r.frames = append(r.frames, p)
+			}
+		}
+	}
+	return out
+}
+
+// read reads what the blobs take, by few requests at a time. What fails is left to whoever needs it.
+func (s *stage) read(ctx context.Context, x *index.Index, keys []index.Key) {
+	var g errgroup.Group
+	g.SetLimit(stageReads)
+	for _, r := range s.spans(x, s.plan(x, keys)) {
+		g.Go(func() error {
+			data, err := s.r.st.Get(ctx, packName(r.frames[0].key.pack), int64(r.start), int64(r.end-r.start), nil)
+			for _, p := range r.frames {
+				if err == nil {
+					sealed := data[p.Offset-r.start:][:p.Length]
+					s.add(p.key, slices.Clone(sealed))
+					s.keep(p.kind, &p.Frame, sealed)
+				}
+				s.arrived(p.key)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+}
+
+func (s *stage) arrived(key frameKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.coming[key])
+	delete(s.coming, key)
+}
+
+// add keeps a frame in memory for a while.
+func (s *stage) add(key frameKey, sealed []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.frames[key]; ok {
+		return
+	}
+	s.frames[key] = sealed
+	s.order = append(s.order, key)
+	s.bytes += len(sealed)
+	for s.bytes > stageBytes && len(s.order) > 1 {
+		old := s.order[0]
+		s.order = s.order[1:]
+		s.bytes -= len(s.frames[old])
+		delete(s.frames, old)
+	}
+}
+
+// treePack is what was read of a pack of trees that is not in the local cache.
+type treePack struct {
+	mu    sync.Mutex // held while it is read
+	reads int
+}
+
+const (
+	// treeAhead is how many bytes of a pack of trees are read at first; then four times as many, then all of it, or
+	// where there is no local cache, the next treeMost.
+	treeAhead = 256 << 10
+	treeMost  = 4 << 20
+)
+
+// holder is a storage that knows without a request which objects it can answer for.
+type holder interface{ Holds(name string) bool }
+
+// tree returns a sealed frame of trees. What lies behind it is mostly needed next: it is read with it, the more the
+// oftener the pack is asked for, so that few pages cost few bytes and many pages few requests.
+func (s *stage) tree(ctx context.Context, x *index.Index, loc index.Location) ([]byte, error) {
+	key, name := frameKey{loc.PackID, loc.Offset}, packName(loc.PackID)
+	get := func(st storage.Storage) ([]byte, error) {
+		data, err := st.Get(ctx, name, int64(loc.Offset), int64(loc.Length), nil)
+		if err != nil {
+			return nil, packError(loc.PackID, err)
+		}
+		return data, nil
+	}
+	cache, ok := s.r.cached.(holder)
+	if storage.CachingOf(ctx) == storage.CacheBypass {
+		return get(s.r.cached)
+	}
+	s.mu.Lock()
+	p := s.trees[loc.PackID]
+	if p == nil {
+		p = &treePack{}
+		s.trees[loc.PackID] = p
+	}
+	s.mu.Unlock()
+	staged := func() []byte {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.frames[key]
+	}
+	if data := staged(); data != nil {
+		return data, nil
+	}
+	if ok && cache.Holds(name) {
+		return get(s.r.cached)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if data := staged(); data != nil { // another one read it meanwhile
+		return data, nil
+	}
+	if ok && cache.Holds(name) {
+		return get(s.r.cached)
+	}
+	info := x.Pack(loc.Pack)
+	ahead := treeAhead << min(2*p.reads, 4)
+	p.reads++
+	if ok && (ahead > treeMost/2 || int64(ahead) >= info.Size) {
+		return get(s.r.cached) // which reads and keeps all of it
+	}
+	end := loc.Offset + loc.Length
+	var frames []index.Frame
+	for _, f := range x.Frames(loc.Pack) {
+		if f.Offset >= loc.Offset && int(f.Offset+f.Length-loc.Offset) <= max(ahead, int(loc.Length)) {
+			frames = append(frames, f)
+			end = f.Offset + f.Length
+		}
+	}
+	data, err := s.r.st.Get(ctx, name, int64(loc.Offset), int64(end-loc.Offset), nil)
+	if err != nil {
+		return nil, packError(loc.PackID, err)
+	}
+	for _, f := range frames {
+		s.add(frameKey{loc.PackID, f.Offset}, slices.Clone(data[f.Offset-loc.Offset:][:f.Length]))
+	}
+	return data[:loc.Length], nil
+}

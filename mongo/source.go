@@ -152,7 +152,6 @@ type dump struct {
 	at       bson.Timestamp     // of the snapshot; zero = there is none
 	start    snapshot.Timestamp // of the window, if one is needed
 	settled  snapshot.Timestamp // the oplog's newest entry before the collections were listed
-	listed   snapshot.Timestamp // and after that
 	noOplog  error              // why there can be no window
 	window   atomic.Bool        // a window is needed to make what was read consistent
 	estimate int64              // bytes, in the progress' total
@@ -242,11 +241,6 @@ func (d *dump) dumps(ns string) bool {
 	return d.sel.takes(db, name)
 }
 
-// lists reports whether a namespace is among those that were listed.
-func (d *dump) lists(ns string) bool {
-	return slices.ContainsFunc(d.list, func(c *collection) bool { return c.ns() == ns })
-}
-
 // details asks for what the listing does not say. Collections that are gone are left out.
 func (d *dump) details(ctx context.Context) error {
 	gone := make([]bool, len(d.list))
@@ -307,11 +301,6 @@ func (d *dump) beginSnapshot(ctx context.Context) error {
 		d.at, d.noOplog, d.settled = at, oerr, settled
 		if d.start = (snapshot.Timestamp{T: at.T, I: at.I}); oerr == nil && start.Compare(d.start) < 0 {
 			d.start = start
-		}
-		if oerr == nil {
-			if _, d.listed, err = d.s.oplogEnds(ctx); err != nil {
-				return err
-			}
 		}
 		return d.details(ctx)
 	}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -106,11 +106,7 @@ func (d *dump) beginWindow(ctx context.Context) error {
 	}
 	d.start, d.settled = start, settled
 	d.window.Store(true)
-	if err := d.detailed(ctx); err != nil {
-		return err
-	}
-	_, d.listed, err = d.s.oplogEnds(ctx)
-	return err
+	return d.detailed(ctx)
 }
 
 // A tail follows the oplog into oplog.bson, from the start of a window to its end. A nil tail has nothing to do.
@@ -121,6 +117,8 @@ type tail struct {
 	end   atomic.Pointer[snapshot.Timestamp]
 	done  sync.WaitGroup
 	err   error
+
+	created map[string]bool // namespaces whose collection came into being within the window
 }
 
 // startTail starts to follow the oplog if a window is needed. Its failure ends everything else.
@@ -128,7 +126,7 @@ func (d *dump) startTail(ctx context.Context, fail context.CancelCauseFunc) *tai
 	if !d.window.Load() {
 		return nil
 	}
-	t := &tail{d: d, start: d.start}
+	t := &tail{d: d, start: d.start, created: map[string]bool{}}
 	t.done.Go(func() {
 		served, err := d.stream(ctx, layout.OplogFile, t.follow)
 		if t.err = errors.Join(served, err); t.err != nil {
@@ -257,11 +255,9 @@ func (t *tail) drain(ctx context.Context, q *queue, cursor *driver.Cursor, block
 	}
 }
 
-// unfit are commands in a window that documents read meanwhile cannot be brought up to date across.
-var unfit = []string{"renameCollection", "importCollection", "startImportCollection", "commitImportCollection"}
-
-// check returns an entry's time. What makes the dump useless is an againError; what the documents of the dump have behind
-// them, and must not go through again, is to be skipped.
+// check returns an entry's time, and whether to skip it, since the documents of the dump have it behind them and must not
+// go through it again. What makes the dump useless is an againError: a collection that is renamed may have been read under
+// neither name, unless it came into being within the window, which then has all of its documents.
 func (t *tail) check(entry bson.Raw) (ts snapshot.Timestamp, skip bool, err error) {
 	sec, inc, ok := entry.Lookup("ts").TimestampOK()
 	if !ok {
@@ -277,30 +273,32 @@ func (t *tail) check(entry bson.Raw) (ts snapshot.Timestamp, skip bool, err erro
 	if op != "c" {
 		return ts, false, nil
 	}
+	db, _, _ := strings.Cut(ns, ".")
 	doc, _ := entry.Lookup("o").DocumentOK()
 	first, err := doc.IndexErr(0)
-	if err != nil || !slices.Contains(unfit, first.Key()) {
+	if err != nil {
 		return ts, false, nil
 	}
-	if settled {
+	name, _ := first.Value().StringValueOK()
+	switch first.Key() {
+	case "create", "drop": // what is there under that name later is all of the window
+		t.created[db+"."+name] = true
+	case "renameCollection":
+		to, _ := doc.Lookup("to").StringValueOK()
+		whole := t.created[name]
+		t.created[name], t.created[to] = true, whole
+		switch {
+		case name != "" && (whole && t.d.dumps(name) || !t.d.dumps(name) && !t.d.dumps(to)):
+		case settled:
+			return ts, true, nil
+		default:
+			return ts, false, &againError{fmt.Errorf("%s was renamed to %s at %v, while the collections were read", name, to, ts)}
+		}
+	case "importCollection", "startImportCollection", "commitImportCollection": // of files of another server
+		if !settled {
+			return ts, false, &againError{fmt.Errorf("%s of %s at %v, while the collections were read", first.Key(), name, ts)}
+		}
 		return ts, true, nil
 	}
-	if first.Key() != "renameCollection" {
-		return ts, false, &againError{fmt.Errorf("%s of %s at %v, while the collections were read", first.Key(), ns, ts)}
-	}
-	from, _ := first.Value().StringValueOK()
-	to, _ := doc.Lookup("to").StringValueOK()
-	if from == "" || t.d.torn(from, to, ts) {
-		return ts, false, &againError{fmt.Errorf("%s was renamed to %s at %v, while the collections were read", from, to, ts)}
-	}
 	return ts, false, nil
-}
-
-// torn reports whether a renaming leaves documents nowhere: those of a collection that was to be read under its old name,
-// or is known by its new one to the listing alone. One that came into being within the window is there in whole.
-func (d *dump) torn(from, to string, at snapshot.Timestamp) bool {
-	if !d.dumps(from) && !d.dumps(to) {
-		return false
-	}
-	return at.Compare(d.listed) <= 0 || d.lists(from) || !d.dumps(from)
 }

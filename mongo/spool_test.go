@@ -1,0 +1,153 @@
+package mongo
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"testing"
+)
+
+// blocks are n blocks of random sizes, compressible ones among them.
+func blocks(n int) (list [][]byte) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := range n {
+		b := make([]byte, 1+rnd.IntN(200_000))
+		if i%2 == 0 {
+			for j := range b {
+				b[j] = byte(rnd.Uint32())
+			}
+		}
+		list = append(list, b)
+	}
+	return list
+}
+
+// testSpool is a spool of small segments.
+func testSpool(t *testing.T, limit int64) *spool {
+	t.Helper()
+	s, err := newSpool(t.TempDir(), limit)
+	must(t, err)
+	s.segment = 500_000
+	return s
+}
+
+// checkIdle fails the test where a spool holds on to something.
+func checkIdle(t *testing.T, s *spool) {
+	t.Helper()
+	if s.used != 0 {
+		t.Errorf("%d bytes of the spool are still reserved", s.used)
+	}
+	files, err := os.ReadDir(s.dir)
+	must(t, err)
+	if len(files) > 0 {
+		t.Errorf("%d files are left", len(files))
+	}
+}
+
+// A queue gives back what was put into it, in order, whether there is a spool, none, or one that is too small.
+func TestQueue(t *testing.T) {
+	for name, limit := range map[string]int64{"no spool": 0, "small": 600_000, "large": 1 << 30} {
+		t.Run(name, func(t *testing.T) {
+			s := testSpool(t, limit)
+			q := newQueue(s)
+			want := blocks(100)
+			full := make(chan struct{})
+			produced := make(chan error, 1)
+			go func() {
+				for i, b := range want {
+					if limit == 1<<30 && i == 60 {
+						close(full)
+					}
+					if err := q.put(t.Context(), bytes.Clone(b)); err != nil {
+						produced <- err
+						return
+					}
+				}
+				q.finish(io.EOF)
+				produced <- nil
+			}()
+			if limit == 1<<30 {
+				<-full // nobody has read anything, and the producer did not wait
+			}
+			got, err := io.ReadAll(q)
+			must(t, err)
+			must(t, <-produced)
+			if !bytes.Equal(bytes.Join(want, nil), got) {
+				t.Error("other bytes came out")
+			}
+			if limit == 1<<30 && s.spilled.Load() == 0 {
+				t.Error("the spool was not used")
+			}
+			q.close()
+			checkIdle(t, s)
+		})
+	}
+}
+
+// What is in the spool is neither readable nor changeable.
+func TestSpoolIsSealed(t *testing.T) {
+	s := testSpool(t, 1<<30)
+	q := newQueue(s)
+	secret := bytes.Repeat([]byte("secret document "), 10_000)
+	for range 2 * queueBlocks {
+		must(t, q.put(t.Context(), bytes.Clone(secret)))
+	}
+	file := q.last.file
+	data := make([]byte, q.last.bytes)
+	_, err := file.ReadAt(data, 0)
+	must(t, err)
+	if len(data) == 0 || bytes.Contains(data, []byte("secret")) {
+		t.Errorf("%d bytes in the spool", len(data))
+	}
+	_, err = file.WriteAt([]byte{data[7] ^ 1}, 7)
+	must(t, err)
+	q.finish(io.EOF)
+	if _, err := io.ReadAll(q); err == nil || err == io.EOF {
+		t.Errorf("a changed spool was read: %v", err)
+	}
+	q.close()
+	checkIdle(t, s)
+}
+
+// The reader gets an error after all that was put before it; the producer learns that nobody reads.
+func TestQueueEnds(t *testing.T) {
+	s := testSpool(t, 1<<30)
+	q := newQueue(s)
+	broken := errors.New("broken")
+	for range 10 {
+		must(t, q.put(t.Context(), []byte("x")))
+	}
+	q.finish(broken)
+	if got, err := io.ReadAll(q); string(got) != "xxxxxxxxxx" || err != broken {
+		t.Errorf("%q, %v", got, err)
+	}
+	q.close()
+	checkIdle(t, s)
+
+	q = newQueue(s)
+	for range 10 {
+		must(t, q.put(t.Context(), []byte("x")))
+	}
+	q.close()
+	if err := q.put(t.Context(), []byte("x")); err != errQueueClosed {
+		t.Errorf("put: %v", err)
+	}
+	if _, err := q.Read(make([]byte, 1)); err != errQueueClosed {
+		t.Errorf("read: %v", err)
+	}
+	q.finish(nil)
+	checkIdle(t, s)
+
+	q = newQueue(testSpool(t, 0))
+	for range queueBlocks {
+		must(t, q.put(t.Context(), []byte("x")))
+	}
+	ctx, stop := context.WithCancelCause(t.Context())
+	stop(broken)
+	if err := q.put(ctx, []byte("x")); err != broken {
+		t.Errorf("put without room: %v", err)
+	}
+}

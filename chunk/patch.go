@@ -22,6 +22,7 @@ type PatchWriter struct {
 	// Before the last Add.
 	lastOps, lastLiterals int
 	anchor                span // the longest match of the last Add
+	from, to              int  // the bytes of the base that its matches lie in
 	check                 Patch
 	checked               Rope
 }
@@ -42,12 +43,13 @@ func (w *PatchWriter) Size() int { return len(w.ops) + len(w.literals) }
 // which are valid until the next call. Nothing of src and base is kept.
 func (w *PatchWriter) Add(src, base []byte) (ops int, literals []byte) {
 	w.lastOps, w.lastLiterals = len(w.ops), len(w.literals)
-	w.anchor = span{}
+	w.anchor, w.from, w.to = span{}, len(base), 0
 	at, expect := 0, 0
 	for _, s := range w.match.diff(src, base) {
 		if s.n > w.anchor.n {
 			w.anchor = s
 		}
+		w.from, w.to = min(w.from, s.base), max(w.to, s.base+s.n)
 		w.ops = binary.AppendUvarint(w.ops, uint64(s.src-at))
 		w.literals = append(w.literals, src[at:s.src]...)
 		expect += s.src - at
@@ -68,6 +70,9 @@ func (w *PatchWriter) Add(src, base []byte) (ops int, literals []byte) {
 func (w *PatchWriter) Anchor() (src, base int) {
 	return w.anchor.src + w.anchor.n, w.anchor.base + w.anchor.n
 }
+
+// Used returns the part of its base that the blob added last has copies of; where it has none, from is not below to.
+func (w *PatchWriter) Used() (from, to int) { return w.from, w.to }
 
 // Undo takes back the last Add.
 func (w *PatchWriter) Undo() {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
@@ -70,7 +71,7 @@ func (w *Writer) putDelta(ctx context.Context, p *part, blob index.Blob, data []
 		}
 	}
 	w.misses++
-	encoding, stored := w.encodeDelta(&f.writer, data, b.plain)
+	encoding, stored := w.encodeDelta(&f.writer, data, b)
 	if encoding == chunk.Raw {
 		return false, nil
 	}
@@ -97,9 +98,14 @@ func (w *Writer) putDelta(ctx context.Context, p *part, blob index.Blob, data []
 
 // encodeDelta adds data to the patch, or returns it as a delta of zstd where that is much smaller: where data and base
 // differ every few bytes. Where neither pays it returns Raw. What it returns or adds was decoded again.
-func (w *Writer) encodeDelta(patch *chunk.PatchWriter, data, base []byte) (encoding chunk.Encoding, stored []byte) {
+func (w *Writer) encodeDelta(patch *chunk.PatchWriter, data []byte, b *deltaBases) (encoding chunk.Encoding, stored []byte) {
 	codec := w.s.codec
-	ops, literals := patch.Add(data, base)
+	ops, literals := patch.Add(data, b.plain)
+	if b.trim(patch.Used()) {
+		patch.Undo()
+		ops, literals = patch.Add(data, b.plain)
+	}
+	base := b.plain
 	if cost := ops + len(literals); cost > len(data)/16 { // not so little that there is no question
 		w.check, _ = codec.Encode(w.check[:0], literals)
 		cost = ops + len(w.check)
@@ -169,6 +175,30 @@ type deltaBases struct {
 	window window // where the first one's whole blob lies
 }
 
+// trim drops the bases of which nothing was used, in front and behind, and reports whether there were any.
+func (b *deltaBases) trim(from, to int) bool {
+	first, last := 0, len(b.ends)-1
+	for first < last && b.ends[first] <= from {
+		first++
+	}
+	for last > first && b.ends[last-1] >= to {
+		last--
+	}
+	if from >= to || last-first == len(b.ends)-1 {
+		return false
+	}
+	skip := 0
+	if first > 0 {
+		skip = b.ends[first-1]
+	}
+	b.plain = b.plain[skip:b.ends[last]]
+	b.keys, b.ids, b.ends = b.keys[first:last+1], b.ids[first:last+1], b.ends[first:last+1]
+	for i := range b.ends {
+		b.ends[i] -= skip
+	}
+	return true
+}
+
 // ending is where in its bases a blob ends.
 type ending struct {
 	base chunk.ID
@@ -206,7 +236,7 @@ func (w *Writer) findBases(ctx context.Context, own index.Key, ids []chunk.ID) *
 		if c.long(own) {
 			return &deltaBases{} // a whole blob, for restores to be as fast as they were
 		}
-		if c.depth >= chainLimit(own) {
+		if w.s.depth(index.KeyOf(id)) >= chainLimit(own) {
 			loc = c.root
 		}
 		key, _ := w.s.index.At(loc.Ordinal)
@@ -230,7 +260,6 @@ func (w *Writer) findBases(ctx context.Context, own index.Key, ids []chunk.ID) *
 
 // chain is what lies between a blob and a whole one, along the first bases.
 type chain struct {
-	depth int   // deltas
 	bytes int64 // that a reader of the blob reads for them, or that it could have read in the time that they take
 	size  int64 // of the blob
 	root  index.Location
@@ -238,7 +267,7 @@ type chain struct {
 
 func (s *Session) chain(loc index.Location) chain {
 	c := chain{size: int64(loc.Size)}
-	for ; len(loc.Bases) > 0 && c.depth < maxDepth; c.depth++ {
+	for n := 0; len(loc.Bases) > 0 && n < maxDepth; n++ {
 		c.bytes += share(loc)
 		if loc.Encoding == chunk.ZstdDelta {
 			c.bytes += int64(loc.Size) / deltaDecode
@@ -251,6 +280,41 @@ func (s *Session) chain(loc index.Location) chain {
 	}
 	c.root = loc
 	return c
+}
+
+// depthMemo remembers how deep the chains of deltas are.
+type depthMemo struct {
+	mu    sync.Mutex
+	known map[index.Key]uint8
+}
+
+// depth returns how many deltas lie between a blob and whole ones at most, whichever copies and bases a reader takes.
+func (s *Session) depth(key index.Key) int {
+	s.depths.mu.Lock()
+	defer s.depths.mu.Unlock()
+	if s.depths.known == nil {
+		s.depths.known = map[index.Key]uint8{}
+	}
+	return int(s.depthOf(key))
+}
+
+func (s *Session) depthOf(key index.Key) uint8 {
+	if d, ok := s.depths.known[key]; ok {
+		return d
+	}
+	s.depths.known[key] = maxDepth // for what rests on itself, in some copy
+	d := uint8(0)
+	for _, loc := range s.index.Lookups(key) {
+		for _, base := range loc.Bases {
+			d = max(d, min(s.depthOf(base)+1, maxDepth))
+		}
+	}
+	if d > 0 {
+		s.depths.known[key] = d
+	} else {
+		delete(s.depths.known, key) // whole, which is as quickly found as remembered, or not there yet
+	}
+	return d
 }
 
 // share is a blob's part of the stored bytes of its frame.

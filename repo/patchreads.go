@@ -32,6 +32,7 @@ type patchReads struct {
 // patchNeed is a patch that units are going to ask for.
 type patchNeed struct {
 	frame  index.FrameRef
+	pack   index.PackRef
 	offset uint32
 	length uint32
 	units  int // that have not asked yet
@@ -45,7 +46,7 @@ type patchFetch struct {
 	err  error
 }
 
-// newPatchReads finds out which units need which patches. It returns nil where none does.
+// newPatchReads finds out which units need which patches.
 func newPatchReads(b *batch, wants []want) *patchReads {
 	p := &patchReads{b: b, needed: map[index.FrameRef]*patchNeed{}}
 	seen := map[index.BlobRef]int{} // by the last unit, from 1
@@ -62,7 +63,7 @@ func newPatchReads(b *batch, wants []want) *patchReads {
 			counted[loc.Frame] = unit
 			n := p.needed[loc.Frame]
 			if n == nil {
-				n = &patchNeed{frame: loc.Frame, offset: loc.Offset, length: loc.Length}
+				n = &patchNeed{frame: loc.Frame, pack: loc.Pack, offset: loc.Offset, length: loc.Length}
 				p.needed[loc.Frame] = n
 				packs[loc.Pack] = true
 			}
@@ -85,10 +86,7 @@ func newPatchReads(b *batch, wants []want) *patchReads {
 		}
 		wants = wants[n:]
 	}
-	if len(p.needed) == 0 {
-		return nil
-	}
-	p.limit = uint32(min(max(patchHeld/len(packs), minPatchRange), maxPatchRange))
+	p.limit = uint32(min(max(patchHeld/max(len(packs), 1), minPatchRange), maxPatchRange))
 	return p
 }
 
@@ -97,6 +95,10 @@ func (p *patchReads) get(ctx context.Context, f *unitFrame) ([]byte, error) {
 	for {
 		p.mu.Lock()
 		n := p.needed[f.ref]
+		if n == nil { // a session of this process added a copy since
+			n = &patchNeed{frame: f.ref, pack: f.pack, offset: f.Offset, length: f.Length, units: 1}
+			p.needed[f.ref] = n
+		}
 		if n.sealed != nil {
 			sealed := n.sealed
 			if n.units--; n.units <= 0 {
@@ -170,7 +172,7 @@ func (p *patchReads) around(first *patchNeed) (list []*patchNeed, length uint32)
 	list, length = []*patchNeed{first}, first.length
 	for ref := first.frame + 1; ; ref++ {
 		n := p.needed[ref]
-		if n == nil || n.units <= 0 || n.sealed != nil || n.fetch != nil || n.offset < first.offset || n.offset > first.offset+length+patchGap ||
+		if n == nil || n.units <= 0 || n.sealed != nil || n.fetch != nil || n.pack != first.pack || n.offset > first.offset+length+patchGap ||
 			n.offset+n.length-first.offset > p.limit {
 			return list, length
 		}

@@ -121,7 +121,7 @@ func (r *Repository) bases(ctx context.Context, x *index.Index, keys []index.Key
 	for _, key := range keys {
 		plain, err := r.base(ctx, x, key)
 		if err != nil {
-			return nil, fmt.Errorf("reading a delta's base: %w", err)
+			return nil, onBase(err)
 		}
 		out = append(out, plain...)
 	}
@@ -172,7 +172,7 @@ func (r *Repository) blobIn(ctx context.Context, x *index.Index, loc index.Locat
 		}
 		plain, err := r.blobAt(ctx, x, key, depth+1)
 		if err != nil {
-			return nil, fmt.Errorf("reading a delta's base: %w", err)
+			return nil, onBase(err)
 		}
 		base = append(base, plain...)
 	}

@@ -64,6 +64,7 @@ type Session struct {
 	pending pendingSet
 	used    usedSet
 	sound   soundSet
+	depths  depthMemo
 	ctx     context.Context // of the uploads: they go on when the caller is interrupted, until Close
 	cancel  context.CancelFunc
 	slots   *uploads

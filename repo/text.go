@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/whole-tale/wtsnap/chunk"
@@ -47,6 +48,21 @@ func frameDamage(kind string, pack index.PackID, f *index.Frame, err error) erro
 // wrongBlob says that a blob was made of frames that opened, and is not what its key says.
 func wrongBlob(pack index.PackID, offset uint32) error {
 	return &DamageError{Kind: DamageBlob, Object: packName(pack), Detail: fmt.Sprintf("a blob in the frame at %d is not what its id says", offset)}
+}
+
+// baseError says that something could not be read because of what it rests on.
+type baseError struct{ err error }
+
+func (e *baseError) Error() string { return "reading a delta's base: " + e.err.Error() }
+func (e *baseError) Unwrap() error { return e.err }
+
+// onBase makes err a baseError: one, however deep the chain is.
+func onBase(err error) error {
+	var b *baseError
+	if errors.As(err, &b) {
+		return err
+	}
+	return &baseError{err}
 }
 
 // patchBases returns the bases of a patch's blob i.
@@ -112,7 +128,7 @@ func (r *Repository) baseText(ctx context.Context, x *index.Index, keys []index.
 			text = &chunk.Rope{}
 		}
 		if err := r.blobText(ctx, x, at, text, depth+1); err != nil {
-			return fmt.Errorf("reading a delta's base: %w", err)
+			return onBase(err)
 		}
 		if i > 0 {
 			dst.AppendRope(text)

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 
@@ -410,7 +409,7 @@ func (u *unit) open(f *unitFrame, blob *unitBlob) (err error) {
 func (u *unit) base(blob *unitBlob) (*chunk.Rope, error) {
 	for _, b := range blob.bases {
 		if _, err := u.text(b); err != nil {
-			return nil, fmt.Errorf("reading a delta's base: %w", err)
+			return nil, onBase(err)
 		}
 	}
 	if len(blob.bases) == 1 {

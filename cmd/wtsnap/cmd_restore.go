@@ -30,8 +30,9 @@ Examples:
   wtsnap restore --at "2026-11-20 03:00" latest:homes/alice/notes.txt --to .
   wtsnap restore 3f12ab34:homes --to tar:homes.tar.zst
   wtsnap restore latest:homes/alice --to /srv/homes/alice --delete     as it was: removes what was not there
-  wtsnap restore latest:mongo/girder --to mongodump:- | mongorestore --archive`,
-		Flags: []cli.Flag{
+  wtsnap restore latest:mongo/girder --to mongodump:- | mongorestore --archive
+  wtsnap restore --user alice --to /tmp/alice --dry-run   the home, the tales and the documents of one user`,
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "to", Aliases: []string{"t"}, Usage: "restore to `TARGET`: a folder, tar:FILE, zip:FILE, mongodump:FILE or tar:-"},
 			&cli.StringSliceFlag{Name: "include", Usage: "restore only what matches `PATTERN` of .gitignore, relative to PATH; may be repeated"},
 			&cli.StringSliceFlag{Name: "exclude", Aliases: []string{"e"}, Usage: "leave out what matches `PATTERN`; may be repeated"},
@@ -45,7 +46,7 @@ Examples:
 			&cli.StringFlag{Name: "into", Usage: "this machine's instance `NAME`: a snapshot of another instance may go over what is here"},
 			&cli.GenericFlag{Name: "workers", Value: newValue(parsePositive), Usage: "fetch `N` ranges at a time"},
 			atFlag(), incompleteFlag(),
-		},
+		}, userFlags()...),
 		Action: a.action(a.restore),
 	}
 }
@@ -123,6 +124,12 @@ type actionDoc struct {
 }
 
 func (a *app) restore(c *cli.Context) error {
+	switch {
+	case c.Bool("list-users"):
+		return a.listUsers(c)
+	case c.IsSet("user"):
+		return a.restoreUser(c)
+	}
 	o, err := a.restoreOptions(c)
 	if err != nil {
 		return err

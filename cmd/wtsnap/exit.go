@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/whole-tale/wtsnap/mongo/ownership"
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/repo/storage"
 	"github.com/whole-tale/wtsnap/repo/storage/retry"
@@ -105,7 +106,7 @@ func isUsage(err error) bool {
 	return is[*usageError](err) || is[*snapshot.SpecError](err) || is[*snapshot.BadPathError](err) || is[*snapshot.InstanceError](err) ||
 		is[*snapshot.AmbiguousError](err) || is[*snapshot.TimeError](err) || is[*snapshot.DurationError](err) ||
 		is[*snapshot.TagError](err) || is[*snapshot.TargetSpecError](err) || is[*snapshot.OwnerMapError](err) ||
-		is[*exclude.PatternError](err) || errors.Is(err, storage.ErrConfig)
+		is[*exclude.PatternError](err) || is[*ownership.MapError](err) || errors.Is(err, storage.ErrConfig)
 }
 
 // interruption makes of an error that the user brought about one that says what was kept and what to do; others come back.

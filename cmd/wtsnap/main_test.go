@@ -21,6 +21,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/whole-tale/wtsnap/mongo/ownership/girdertest"
 	"golang.org/x/net/webdav"
 )
 
@@ -60,8 +62,23 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exitsCmd, "noise": noiseCmd, "oddnames": oddNamesCmd, "same": sameCmd, "damage": damageCmd, "replace": replaceCmd,
 			"server": serverCmd, "tmpfs": tmpfsCmd, "idof": idOfCmd,
+			"wholetale": wholeTaleCmd,
 		},
 	})
+}
+
+// wholeTaleCmd makes the dump of a Whole Tale's database with some users, and their homes: wholetale DUMP HOMES LOGIN...
+func wholeTaleCmd(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: wholetale DUMP HOMES LOGIN...")
+	}
+	c := girdertest.New(args[2:]...)
+	ts.Check(c.WriteTo(ts.MkAbs(args[0])))
+	for _, u := range c.Users {
+		home := filepath.Join(ts.MkAbs(args[1]), u.Login[:1], u.Login)
+		ts.Check(os.MkdirAll(home, 0o755))
+		ts.Check(os.WriteFile(filepath.Join(home, "notes.txt"), []byte("of "+u.Login+"\n"), 0o644))
+	}
 }
 
 // exitsCmd runs a program and compares its exit code: exits 12 wtsnap snapshots.

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.mongodb.org/mongo-driver/v2/bson"
 
-	"github.com/whole-tale/wtsnap/mongo/internal/girdertest"
+	"github.com/whole-tale/wtsnap/mongo/ownership/girdertest"
 )
 
 // memory is a Source in memory that counts how often each collection is read.
@@ -103,9 +103,9 @@ func TestWholeTale(t *testing.T) {
 		if src.reads["assets.chunk"] != 1 {
 			t.Errorf("chunks were read %d times", src.reads["assets.chunk"])
 		}
-		want := []Place{{"home", u.ID.Hex(), []string{u.Login[:1] + "/" + u.Login, u.Login}}}
+		want := []Place{{"home", u.ID.Hex(), true, []string{u.Login[:1] + "/" + u.Login, u.Login}}}
 		for _, tale := range u.Tales {
-			want = append(want, Place{"tale", tale.Hex(), []string{tale.Hex()[:1] + "/" + tale.Hex()}})
+			want = append(want, Place{"tale", tale.Hex(), false, []string{tale.Hex()[:1] + "/" + tale.Hex()}})
 		}
 		if diff := cmp.Diff(want, o.Places); diff != "" {
 			t.Error(diff)

@@ -151,6 +151,12 @@ type Owned struct {
 	found    []Count
 }
 
+// IDText is the user's _id as a user would write it, or "".
+func (o *Owned) IDText() string {
+	id, _ := text(o.User, "_id")
+	return id
+}
+
 // A Count is how many documents of a collection are the user's.
 type Count struct {
 	Namespace
@@ -161,6 +167,7 @@ type Count struct {
 type Place struct {
 	Name  string // of Files
 	ID    string // of the document
+	User  bool   // it is the user's own document
 	Paths []string
 }
 
@@ -384,7 +391,7 @@ func (o *Owned) Match(n Namespace) func(doc bson.Raw) (bool, error) {
 func (o *Owned) places(ctx context.Context, src Source) error {
 	for _, f := range o.Map.Files {
 		add := func(doc bson.Raw) {
-			p := Place{Name: f.Name}
+			p := Place{Name: f.Name, User: f.Of == o.Map.User.Collection}
 			p.ID, _ = text(doc, "_id")
 			for _, pattern := range f.Paths {
 				if path, err := expand(pattern, func(field string) (string, bool) { return text(doc, field) }); err == nil {

@@ -173,26 +173,34 @@ func (c *Corpus) tale(u *User, tales bson.ObjectID, n int, other bson.ObjectID) 
 		{Key: "workspaceId", Value: workspace}, {Key: "access", Value: access(u.ID, other)}})
 }
 
-// Write writes the corpus as a folder of mongodump's.
+// Write is WriteTo for a test.
 func (c *Corpus) Write(t testing.TB, dir string) {
 	t.Helper()
+	if err := c.WriteTo(dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// WriteTo writes the corpus as a folder of mongodump's.
+func (c *Corpus) WriteTo(dir string) error {
 	for ns, docs := range c.Documents {
 		f := Namespace(ns)
 		path := filepath.Join(dir, filepath.FromSlash(layout.DataPath(f[0], f[1])))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
+			return err
 		}
 		if err := os.WriteFile(path, slices.Concat(docs...), 0o600); err != nil {
-			t.Fatal(err)
+			return err
 		}
 		meta, err := layout.MarshalMetadata(&layout.Metadata{Name: f[1], Type: layout.TypeCollection, Indexes: []bson.Raw{idIndex()}})
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
 		if err := os.WriteFile(filepath.Join(dir, filepath.FromSlash(layout.MetadataPath(f[0], f[1]))), meta, 0o600); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
+	return nil
 }
 
 func idIndex() bson.Raw {

@@ -363,6 +363,8 @@ type Payload struct {
 	Instance string
 	Time     time.Time // to the second, UTC
 	Data     []byte
+	// Replaces are snapshots that Commit removes once this one is stored, as it does with the session's checkpoints.
+	Replaces []SnapshotRef
 }
 
 // Checkpoint stores the session's data so far and a manifest for it. Commit and the next Checkpoint
@@ -389,13 +391,13 @@ func (s *Session) Commit(ctx context.Context, p Payload) (SnapshotRef, error) {
 	old := s.checkpoints
 	s.checkpoints = nil
 	s.mu.Unlock()
-	return ref, s.removeCheckpoints(ctx, old)
+	return ref, s.removeCheckpoints(ctx, append(old, p.Replaces...))
 }
 
 func (s *Session) removeCheckpoints(ctx context.Context, refs []SnapshotRef) error {
 	for _, ref := range refs {
 		if err := s.r.cached.Delete(ctx, ref.name()); err != nil {
-			return fmt.Errorf("removing a checkpoint that is no longer needed: %w", err)
+			return fmt.Errorf("removing a snapshot that is no longer needed: %w", err)
 		}
 	}
 	return nil

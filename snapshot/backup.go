@@ -36,6 +36,9 @@ type BackupOptions struct {
 	Tags     []string
 	Time     time.Time // of the snapshot; zero = now
 
+	// Replaces are snapshots that the new one holds all of that is still needed: they are removed as soon as it is stored.
+	Replaces []*Snapshot
+
 	AllowShrink bool // a source may have lost most of its files, see GuardError
 	ReadAll     bool // read unchanged files too
 
@@ -285,7 +288,7 @@ func (b *backup) commit(ctx context.Context, report *BackupReport, results []*ba
 	if err != nil {
 		return err
 	}
-	ref, err := b.s.Commit(ctx, repo.Payload{Instance: m.Instance, Time: m.Time, Data: payload})
+	ref, err := b.s.Commit(ctx, repo.Payload{Instance: m.Instance, Time: m.Time, Data: payload, Replaces: b.o.replaced()})
 	if err != nil {
 		return fmt.Errorf("storing the snapshot: %w", err)
 	}

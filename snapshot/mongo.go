@@ -22,6 +22,7 @@ type MongoInfo struct {
 	Databases   []MongoDatabase  `json:"databases,omitempty"` // ordered by name
 	Include     []string         `json:"include,omitempty"`   // patterns of namespaces that were asked for; none = all
 	Exclude     []string         `json:"exclude,omitempty"`
+	Spans       []MongoSpan      `json:"spans,omitempty"` // of an oplog: without a gap each, oldest first
 }
 
 // A MongoDatabase counts what a dump has of one database.

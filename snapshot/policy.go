@@ -57,6 +57,7 @@ func (d *Decision) keep(reason string) {
 //     must not make others look old;
 //   - an incomplete snapshot never takes the place of a complete one: the rules count those that lack a source by
 //     themselves;
+//   - captures of an oplog count for no rule; the newest stays;
 //   - a checkpoint goes once there is a newer complete snapshot; of newer ones the newest stays, and the one that
 //     holds the most.
 func ApplyPolicy(snaps []*Snapshot, p Policy, now time.Time) []Decision {
@@ -83,13 +84,15 @@ func ApplyPolicy(snaps []*Snapshot, p Policy, now time.Time) []Decision {
 
 // applyTo decides on the snapshots of one instance, newest first.
 func (p Policy) applyTo(group []*Decision, now time.Time) {
-	var complete, partial, checkpoints []*Decision
+	var complete, partial, checkpoints, oplogs []*Decision
 	for _, d := range group {
 		s := d.Snapshot
 		if h := s.Hold(); h.Active(now) {
 			d.keep(h.reason(now.Location()))
 		}
 		switch {
+		case s.HoldsOplog():
+			oplogs = append(oplogs, d)
 		case s.Time.After(now.Add(futureMargin)):
 			d.keep("dated in the future")
 		case s.Checkpoint:
@@ -101,7 +104,9 @@ func (p Policy) applyTo(group []*Decision, now time.Time) {
 		}
 	}
 	// The newest complete one, and the newest that no wrong clock has dated.
-	if i := slices.IndexFunc(group, func(d *Decision) bool { return d.Snapshot.Complete && !d.Snapshot.Checkpoint }); i >= 0 {
+	if i := slices.IndexFunc(group, func(d *Decision) bool {
+		return d.Snapshot.Complete && !d.Snapshot.Checkpoint && !d.Snapshot.HoldsOplog()
+	}); i >= 0 {
 		group[i].keep("the newest complete one")
 	}
 	reference := now
@@ -119,6 +124,7 @@ func (p Policy) applyTo(group []*Decision, now time.Time) {
 	}
 	p.rules(partial, reference, now.Location())
 	keepCheckpoints(checkpoints, newest)
+	keepOplogs(oplogs)
 	for _, d := range group {
 		if !d.Keep && len(d.Reasons) == 0 {
 			d.Reasons = []string{"no rule keeps it"}
@@ -198,6 +204,22 @@ func keepCheckpoints(list []*Decision, newest time.Time) {
 	for _, d := range list {
 		if !d.Keep && len(d.Reasons) == 0 {
 			d.Reasons = []string{"a checkpoint that a newer one replaces"}
+		}
+	}
+}
+
+// keepOplogs decides on captures of an oplog, newest first: the newest of each label has all that is still needed.
+func keepOplogs(list []*Decision) {
+	labels := map[string]bool{}
+	for _, d := range list {
+		for _, src := range d.Snapshot.Sources {
+			if d.Snapshot.Complete && !labels[src.Label] {
+				labels[src.Label] = true
+				d.keep("the oplog since the oldest dump")
+			}
+		}
+		if !d.Keep {
+			d.Reasons = append(d.Reasons, "a newer capture of the oplog takes its place")
 		}
 	}
 }

@@ -212,6 +212,9 @@ func resolveLatest(ctx context.Context, r *repo.Repository, all []repo.SnapshotR
 			return nil, err
 		}
 		for _, snap := range slices.Backward(same) {
+			if snap.HoldsOplog() {
+				continue
+			}
 			if !snap.Complete && !sel.Incomplete {
 				incomplete++
 				continue

@@ -117,7 +117,7 @@ func (st *Stats) addInstances(snaps []*Snapshot) {
 			byName[s.Instance] = i
 		}
 		i.Snapshots++
-		if s.Complete && !s.Checkpoint {
+		if s.Complete && !s.Checkpoint && !s.HoldsOplog() {
 			i.Complete++
 		}
 		i.Newest, i.Files, i.Bytes = s.Time, s.Files, s.Bytes

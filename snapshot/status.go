@@ -18,6 +18,7 @@ type InstanceStatus struct {
 	Snapshots int  // complete ones
 	Oldest    time.Time
 	Sources   []SourceStatus // ordered by label
+	Oplog     []*Snapshot    // what was captured of oplogs
 }
 
 // A SourceStatus says when a source of an instance was last saved to its end.
@@ -53,6 +54,12 @@ func statusOf(name string, list []*Snapshot, promised time.Duration, expected []
 	st := InstanceStatus{Instance: name, Promised: promised}
 	newest := map[string]*Snapshot{}
 	for _, s := range list {
+		if s.HoldsOplog() {
+			if !s.Checkpoint {
+				st.Oplog = append(st.Oplog, s)
+			}
+			continue
+		}
 		if !s.Complete || s.Checkpoint {
 			if st.Newest == nil || s.Time.After(st.Newest.Time) {
 				st.Latest = s

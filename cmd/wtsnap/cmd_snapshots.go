@@ -166,6 +166,9 @@ func remarks(s *snapshot.Snapshot) string {
 	case !s.Complete:
 		out = append(out, "incomplete")
 	}
+	if text := oplogRemark(s); text != "" {
+		out = append(out, text)
+	}
 	if s.Errors > 0 {
 		out = append(out, plural(s.Errors, "problem", "problems"))
 	}

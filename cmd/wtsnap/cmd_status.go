@@ -67,6 +67,7 @@ type statusInstanceDoc struct {
 	Bytes     int64             `json:"bytes"`
 	Sources   []statusSourceDoc `json:"sources"`
 	Remarks   []string          `json:"remarks"`
+	Oplogs    []sourceDoc       `json:"oplogs,omitempty"`
 }
 
 type statusDoc struct {
@@ -199,6 +200,9 @@ func newStatusDoc(list []snapshot.InstanceStatus, requests map[string]int64, too
 			}
 			d.Sources = append(d.Sources, e)
 		}
+		for _, o := range s.Oplog {
+			d.Oplogs = append(d.Oplogs, sourceDocs(o.Sources)...)
+		}
 		doc.Late = doc.Late || s.Late
 		doc.Instances = append(doc.Instances, d)
 	}
@@ -259,6 +263,9 @@ func printStatus(w io.Writer, list []snapshot.InstanceStatus) {
 	for i := range list {
 		for _, remark := range statusRemarks(&list[i]) {
 			fmt.Fprintf(w, "%s: %s\n", shown(list[i].Instance), remark)
+		}
+		for _, s := range list[i].Oplog {
+			fmt.Fprintf(w, "%s: %s: %s\n", shown(list[i].Instance), labels(s), oplogRemark(s))
 		}
 	}
 }

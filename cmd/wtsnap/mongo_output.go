@@ -24,6 +24,7 @@ type mongoDoc struct {
 	Databases   []mongoDatabaseDoc `json:"databases"`
 	Include     []string           `json:"include,omitempty"`
 	Exclude     []string           `json:"exclude,omitempty"`
+	Spans       []spanDoc          `json:"spans,omitempty"`
 }
 
 type mongoTime struct {
@@ -53,6 +54,9 @@ func newMongoDoc(m *snapshot.MongoInfo) *mongoDoc {
 		Databases: []mongoDatabaseDoc{}, Include: m.Include, Exclude: m.Exclude}
 	for _, db := range m.Databases {
 		d.Databases = append(d.Databases, mongoDatabaseDoc(db))
+	}
+	if len(m.Spans) > 0 {
+		d.Spans = spanDocs(m.Spans)
 	}
 	return d
 }

@@ -260,10 +260,29 @@ func operations() []operation {
 					return err
 				}
 				defer func() { err = errors.Join(err, p.Close(ctx)) }()
-				p.merge = true
+				p.merge = p.index.Segments()
 				_, err = p.Execute(ctx)
 				return err
 			},
+		},
+		{
+			name: "merge the index after a backup",
+			run: func(ctx context.Context, fx *fixture, r *Repository) (err error) {
+				s, err := r.Begin(ctx, SessionOptions{Level: chunk.LevelNone})
+				if err != nil {
+					return err
+				}
+				defer func() { err = errors.Join(err, s.Close(ctx)) }()
+				m, err := putContent(ctx, s, newContent)
+				if err != nil {
+					return err
+				}
+				if _, err = s.Commit(ctx, Payload{Instance: "a", Time: nextTime(), Data: m}); err != nil {
+					return err
+				}
+				return r.mergeIndex(ctx, s.lease, allSegments)
+			},
+			done: hasNew,
 		},
 		{
 			name:   "repair index",

@@ -635,7 +635,7 @@ func TestSessionAndReloadInOneProcess(t *testing.T) {
 		other := tr.open(tr.st)
 		plan, err := other.PlanPrune(t.Context(), PruneOptions{References: references(other), Grace: MinGrace})
 		must0(t, err)
-		plan.merge = true
+		plan.merge = plan.index.Segments()
 		_, err = plan.Execute(t.Context())
 		must0(t, errors.Join(err, plan.Close(t.Context())))
 		if slices.Equal(seg, list(t, tr.mem, indexDir)) {

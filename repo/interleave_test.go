@@ -20,7 +20,7 @@ import (
 	"github.com/whole-tale/wtsnap/repo/storage/mem"
 )
 
-// A walk drives writers, prunes, a forgetter and a reader through one interleaving of their backend
+// A walk drives writers, prunes, a forgetter, a reader and one who merges the index through one interleaving of their backend
 // calls, with a clock that jumps and machines that are suspended.
 type walk struct {
 	t    *testing.T
@@ -40,7 +40,7 @@ type walk struct {
 
 // tally counts what the walks came across.
 type tally struct {
-	Walks, Calls, Commits, Checkpoints, Rescues, Swept, Condemned, Absolved, LeasesLost, Busy, Undeleted, SweptUndeletes, Suspensions int
+	Walks, Calls, Commits, Checkpoints, Rescues, Swept, Condemned, Absolved, LeasesLost, Busy, Undeleted, SweptUndeletes, Suspensions, Merges int
 }
 
 // call is a backend call that waits for its turn.
@@ -297,6 +297,18 @@ func (w *walk) reader(a *actor, r *Repository) error {
 	return nil
 }
 
+// merger merges the index, as writers do where there are many segments.
+func (w *walk) merger(a *actor, r *Repository) error {
+	before := len(list(w.t, w.tr.mem, indexDir))
+	err := mergeAll(context.Background(), r)
+	if err == nil && len(list(w.t, w.tr.mem, indexDir)) < before {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.tally.Merges++
+	}
+	return err
+}
+
 func (w *walk) read(ctx context.Context, r *Repository, ref SnapshotRef) error {
 	manifest, err := r.Manifest(ctx, ref)
 	if err != nil {
@@ -441,6 +453,9 @@ func TestInterleavings(t *testing.T) {
 			if seed%3 == 0 {
 				w.start("reader", w.reader)
 			}
+			if seed%5 < 3 {
+				w.start("merger", w.merger)
+			}
 			w.run()
 			sum.Walks++
 			w.whole("at the end")
@@ -470,7 +485,7 @@ func TestInterleavings(t *testing.T) {
 	t.Logf("%+v", sum)
 	if n > 100 {
 		for what, n := range map[string]int{"rescues": sum.Rescues, "sweeps": sum.Swept, "absolved packs": sum.Absolved,
-			"lost leases": sum.LeasesLost, "busy prunes": sum.Busy, "undeletes": sum.Undeleted, "checkpoints": sum.Checkpoints} {
+			"lost leases": sum.LeasesLost, "busy prunes": sum.Busy, "undeletes": sum.Undeleted, "checkpoints": sum.Checkpoints, "merges": sum.Merges} {
 			if n == 0 {
 				t.Errorf("no %s: the walks are vacuous", what)
 			}

@@ -80,7 +80,7 @@ func (m *machine) step(rt *rapid.T) error {
 	ctx := m.t.Context()
 	r := m.tr.open(m.tr.st)
 	what := rapid.SampledFrom([]string{"backup", "backup", "begin", "commit", "forget", "undelete", "prune", "prune", "prune all",
-		"annotate", "wait", "repair", "abandon"}).Draw(rt, "step")
+		"annotate", "wait", "repair", "merge", "abandon"}).Draw(rt, "step")
 	switch what {
 	case "backup":
 		c := m.draw(rt)
@@ -167,6 +167,14 @@ func (m *machine) step(rt *rapid.T) error {
 		}
 	case "wait":
 		time.Sleep(time.Duration(rapid.IntRange(1, 100).Draw(rt, "minutes")) * time.Minute)
+	case "merge":
+		before := len(list(m.t, m.tr.mem, indexDir))
+		if err := mergeAll(ctx, r); err != nil {
+			return err
+		}
+		if before > 1 && len(list(m.t, m.tr.mem, indexDir)) == 1 {
+			what = "merge of several"
+		}
 	case "repair":
 		if _, err := r.RepairIndex(ctx, false); err != nil {
 			return err
@@ -209,7 +217,7 @@ func TestStateMachine(t *testing.T) {
 		}
 	})
 	t.Logf("%v", ran)
-	for _, what := range []string{"undelete", "undelete of what was swept", "commit", "prune all", "repair"} {
+	for _, what := range []string{"undelete", "undelete of what was swept", "commit", "prune all", "repair", "merge of several"} {
 		if ran[what] == 0 {
 			t.Errorf("no %s: the walks are vacuous", what)
 		}

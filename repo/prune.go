@@ -25,10 +25,6 @@ const (
 	// smallPack is the size below which packs are worth merging, and mergePacks how many it takes.
 	smallPack  = packBytes / 4
 	mergePacks = 12
-	// mergeSegments is how many index segments may pile up before they are merged, and segmentBlobs
-	// how many blobs a merged segment lists at most.
-	mergeSegments = 16
-	segmentBlobs  = 200_000
 )
 
 // References calls visit for every blob that a snapshot refers to, trees and data alike, with the ids
@@ -77,9 +73,9 @@ type PrunePlan struct {
 	condemn []index.PackID // unused and orphans
 	sweep   []sweepList
 	later   []condemnedList
-	merge   bool          // the index segments
-	end     index.BlobRef // of what the plan knows; a session of this process may add to the index
-	dead    []string      // leases that are dead, and condemned lists that can't be read: names
+	merge   []index.SegmentID // to be merged
+	end     index.BlobRef     // of what the plan knows; a session of this process may add to the index
+	dead    []string          // leases that are dead, and condemned lists that can't be read: names
 }
 
 // PackTotals counts packs.
@@ -271,7 +267,13 @@ func (p *PrunePlan) choose(ctx context.Context, leases []leaseRecord, lists []co
 		p.condemn = append(p.condemn, id)
 	}
 	slices.SortFunc(p.condemn, func(a, b index.PackID) int { return slices.Compare(a[:], b[:]) })
-	p.merge = len(p.index.Segments()) > mergeSegments
+	if len(p.index.Segments()) > mergeSegments {
+		sizes, err := p.r.segmentSizes(ctx)
+		if err != nil {
+			return err
+		}
+		p.merge = chooseMerge(sizes)
+	}
 	p.NextSweep = time.Now().Add(p.o.Grace)
 	return nil
 }

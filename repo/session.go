@@ -506,6 +506,21 @@ func (s *Session) rescuePack(ctx context.Context, w *Writer, id index.PackID) er
 	return nil
 }
 
+// MergeIndex merges index segments if there are many. It comes after Commit, and last. An error says that the next one
+// has to do it: the snapshot is stored.
+func (s *Session) MergeIndex(ctx context.Context) error {
+	s.r.mu.Lock()
+	n := len(s.r.segments)
+	s.r.mu.Unlock()
+	if n <= mergeSegments {
+		return nil
+	}
+	if err := s.r.mergeIndex(ctx, s.lease, chooseMerge); err != nil {
+		return fmt.Errorf("merging the index: %w", err)
+	}
+	return nil
+}
+
 // Close ends the session. Without a Commit it stores what was put so far and lists it, so that the
 // next run need not upload it again; after an error it lists what is stored. The lease is removed last.
 func (s *Session) Close(ctx context.Context) error {

@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path"
+	"maps"
 	"slices"
 	"time"
 
@@ -127,62 +127,40 @@ func (p *PrunePlan) doomed(ctx context.Context, gone map[index.PackID]bool) ([]S
 }
 
 // rewriteSegments replaces the index segments that list a pack of gone by ones that do not, and merges
-// all of them if the plan says so. Memory: the packs of one new segment.
+// those that the plan says. Memory: the packs of one new segment.
 func (p *PrunePlan) rewriteSegments(ctx context.Context, gone map[index.PackID]bool) error {
-	if len(gone) == 0 && !p.merge {
+	if len(gone) == 0 && len(p.merge) == 0 {
 		return nil
 	}
-	var ids []index.SegmentID
-	err := p.r.cached.List(ctx, indexDir, func(i storage.Info) error {
-		id, err := index.ParseSegmentID(path.Base(i.Name))
-		ids = append(ids, id)
-		return err
-	})
+	sizes, err := p.r.segmentSizes(ctx)
 	if err != nil {
-		return fmt.Errorf("listing the index: %w", err)
-	}
-	slices.SortFunc(ids, func(a, b index.SegmentID) int { return slices.Compare(a[:], b[:]) })
-	var old []index.SegmentID
-	seen := map[index.PackID]bool{}
-	var keep []index.Pack
-	blobs := 0
-	flush := func() error {
-		if len(keep) == 0 {
-			return nil
-		}
-		_, err := p.r.writeSegment(ctx, keep)
-		keep, blobs = nil, 0
 		return err
 	}
+	ids := slices.SortedFunc(maps.Keys(sizes), func(a, b index.SegmentID) int { return slices.Compare(a[:], b[:]) })
+	var old []index.SegmentID
+	w := segmentWriter{r: p.r, seen: map[index.PackID]bool{}}
 	for _, id := range ids {
 		packs, err := p.r.readSegment(ctx, id)
 		if errors.Is(err, storage.ErrNotExist) {
-			continue // a writer that had slept took it back
+			continue // a writer has merged it, or had slept and took it back
 		}
 		if err != nil {
 			return err
 		}
-		if !p.merge && !slices.ContainsFunc(packs, func(q index.Pack) bool { return gone[q.ID] }) {
+		if !slices.Contains(p.merge, id) && !slices.ContainsFunc(packs, func(q index.Pack) bool { return gone[q.ID] }) {
 			continue
 		}
 		old = append(old, id)
 		for _, q := range packs {
-			if gone[q.ID] || seen[q.ID] {
+			if gone[q.ID] {
 				continue
 			}
-			seen[q.ID] = true
-			keep = append(keep, q)
-			for _, f := range q.Frames {
-				blobs += len(f.Blobs)
-			}
-			if blobs >= segmentBlobs {
-				if err := flush(); err != nil {
-					return err
-				}
+			if err := w.add(ctx, q); err != nil {
+				return err
 			}
 		}
 	}
-	if err := flush(); err != nil {
+	if err := w.flush(ctx); err != nil {
 		return err
 	}
 	for _, id := range old {

@@ -56,6 +56,11 @@ type BlobStats struct {
 	UsedCount int64 `json:"used_count"`
 	UsedBytes int64 `json:"used_bytes"` // plaintext of those that a snapshot needs, bases of deltas included
 	Deltas    int64 `json:"deltas"`     // blobs that are stored as differences
+	// DeltaBytes is their plaintext, DeltaStored what it takes, and DeltaSaved about how much more it would take had they
+	// been stored whole and compressed like the blobs that are.
+	DeltaBytes  int64 `json:"delta_bytes"`
+	DeltaStored int64 `json:"delta_stored"`
+	DeltaSaved  int64 `json:"delta_saved"`
 }
 
 // GatherStats reads the index and every folder of every snapshot, each folder once. Snapshots that cannot be read to
@@ -73,7 +78,7 @@ func GatherStats(ctx context.Context, r *repo.Repository) (*Stats, error) {
 	x := r.Index()
 	used := index.NewSet[index.BlobRef](x.Len())
 	references := References(TreeLoader(r))
-	visit := func(_ index.Kind, id chunk.ID) bool { return useBlob(x, used, index.KeyOf(id), 0) }
+	visit := func(_ index.Kind, id chunk.ID) bool { return useBlob(x, used, index.KeyOf(id)) }
 	for _, s := range snaps {
 		payload, err := EncodeManifest(s.Manifest)
 		if err == nil {
@@ -90,20 +95,17 @@ func GatherStats(ctx context.Context, r *repo.Repository) (*Stats, error) {
 	return st, bad
 }
 
-// maxBaseDepth bounds the chain of delta bases that is followed.
-const maxBaseDepth = 8
-
 // useBlob marks a blob and the bases it needs, and reports whether it was new.
-func useBlob(x *index.Index, used *index.Set[index.BlobRef], key index.Key, depth int) bool {
+func useBlob(x *index.Index, used *index.Set[index.BlobRef], key index.Key) bool {
 	loc, ok := x.Lookup(key)
-	if !ok || depth > maxBaseDepth {
+	if !ok {
 		return true
 	}
 	if !used.Add(loc.Ordinal) {
 		return false
 	}
 	for _, base := range loc.Bases {
-		useBlob(x, used, base, depth+1)
+		useBlob(x, used, base)
 	}
 	return true
 }
@@ -134,6 +136,8 @@ func (st *Stats) addInstances(snaps []*Snapshot) {
 
 // addPacks adds up the index.
 func (st *Stats) addPacks(x *index.Index, used *index.Set[index.BlobRef]) {
+	// By kind: the bytes of blobs, and what they are stored as; of whole ones and of deltas.
+	var plain, stored [2][index.Tree + 1]int64
 	for ref, p := range x.Packs() {
 		totals := &st.Packs.Data
 		if p.Kind == index.Tree {
@@ -163,9 +167,19 @@ func (st *Stats) addPacks(x *index.Index, used *index.Set[index.BlobRef]) {
 				}
 				blob++
 			}
+			delta := min(len(f.Bases), 1)
+			plain[delta][p.Kind] += int64(f.Size())
+			stored[delta][p.Kind] += int64(f.Length)
 			if !p.Condemned {
 				st.Unused += int64(f.Length) * (all - need) / all
 			}
+		}
+	}
+	for kind, n := range plain[1] {
+		st.Blobs.DeltaBytes += n
+		st.Blobs.DeltaStored += stored[1][kind]
+		if whole := plain[0][kind]; whole > 0 {
+			st.Blobs.DeltaSaved += max(0, int64(float64(n)*quotient(stored[0][kind], whole))-stored[1][kind])
 		}
 	}
 	st.Dedup = quotient(st.Logical, st.Blobs.UsedBytes)

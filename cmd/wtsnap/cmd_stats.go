@@ -50,6 +50,10 @@ func printStats(w io.Writer, st *snapshot.Stats) {
 	row("kept once", size(st.Blobs.UsedBytes), fmt.Sprintf("%s; each byte serves %.1f times", plural(st.Blobs.UsedCount, "blob", "blobs"), st.Dedup))
 	row("stored", size(st.Stored), fmt.Sprintf("%s of data, %s of trees; compressed %.2f times",
 		plural(st.Packs.Data.Packs, "pack", "packs"), plural(st.Packs.Trees.Packs, "pack", "packs"), st.Compression))
+	if st.Blobs.Deltas > 0 {
+		row("deltas", size(st.Blobs.DeltaStored), fmt.Sprintf("of that: %s of %s; whole, about %s more",
+			plural(st.Blobs.Deltas, "blob", "blobs"), size(st.Blobs.DeltaBytes), size(st.Blobs.DeltaSaved)))
+	}
 	row("unused", size(st.Unused), "a prune can free most of it")
 	if st.Condemned > 0 {
 		row("on its way out", size(st.Condemned), "a prune frees it when its time has come")

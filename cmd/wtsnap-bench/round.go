@@ -44,6 +44,8 @@ func (r *round) clean() {
 	for _, t := range r.tools {
 		os.RemoveAll(r.place(t, "repo"))
 		os.RemoveAll(r.place(t, "cache"))
+		os.RemoveAll(r.place(t, "whole-repo"))
+		os.RemoveAll(r.place(t, "whole-cache"))
 	}
 	os.RemoveAll(r.tree.Dir())
 }
@@ -66,6 +68,35 @@ func (r *round) step(name report.Step, step tool.Step, night int) {
 		}
 		s := report.Sample{Tool: t.Name, Step: name, Night: night}
 		if err := r.sample(t, r.job(t, step), &s); err != nil {
+			s.Error = err.Error()
+		}
+		if r.ctx.Err() == nil {
+			r.note(s)
+		}
+	}
+}
+
+// whole restores what is there now from a repository that never held anything else: what a restore would take if there
+// had been no nights, and no deltas.
+func (r *round) whole() {
+	for _, t := range r.tools {
+		if t.Name != "wtsnap" || r.failed[t.Name] || r.ctx.Err() != nil {
+			continue
+		}
+		j := r.job(t, tool.Init)
+		j.Repo, j.Cache = r.place(t, "whole-repo"), r.place(t, "whole-cache")
+		s := report.Sample{Tool: t.Name, Step: report.WholeRestore}
+		err := errors.Join(os.Mkdir(j.Repo, 0o700), os.Mkdir(j.Cache, 0o700))
+		for _, j.Step = range []tool.Step{tool.Init, tool.Backup} {
+			if err == nil {
+				_, err = r.commands(t, j, nil)
+			}
+		}
+		if err == nil {
+			j.Step = tool.Restore
+			err = r.sample(t, j, &s)
+		}
+		if err = errors.Join(err, os.RemoveAll(j.Repo), os.RemoveAll(j.Cache)); err != nil {
 			s.Error = err.Error()
 		}
 		if r.ctx.Err() == nil {

@@ -155,6 +155,7 @@ func (b *bench) run(t tree, run int) error {
 		r.step(report.Night, tool.Backup, night)
 	}
 	r.step(report.Restore, tool.Restore, 0)
+	r.whole()
 	if t.Part() != "" {
 		r.step(report.RestorePart, tool.RestorePart, 0)
 	}

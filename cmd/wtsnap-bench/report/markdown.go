@@ -29,6 +29,8 @@ func (r *Report) Markdown(w io.Writer) error {
 	p.line("\nEach cell is the median of the runs (of a night: of the means over the nights), and in brackets its ratio to the\n" +
 		"best peer of the row. Less is better everywhere. All programs encrypt.\n")
 	r.table(p)
+	r.nights(p)
+	r.whole(p)
 	r.restored(p)
 	r.requests(p)
 	r.problems(p)
@@ -173,7 +175,7 @@ func (r *Report) restored(p *printer) {
 				continue
 			}
 			switch s.Step {
-			case FirstRestore, Restore, RestorePart, AfterPrune:
+			case FirstRestore, Restore, WholeRestore, RestorePart, AfterPrune:
 				compared++
 			}
 			for kind, n := range s.Differences {

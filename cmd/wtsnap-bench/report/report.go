@@ -53,6 +53,7 @@ const (
 	FirstRestore   Step = "restore before the nights"
 	Night          Step = "night"
 	Restore        Step = "restore"
+	WholeRestore   Step = "restore of the same data stored whole" // only of wtsnap, which stores deltas
 	RestorePart    Step = "restore of one home"
 	Check          Step = "check, every byte read"
 	Prune          Step = "forget all but one, prune"

@@ -27,7 +27,9 @@ func example() *Report {
 			sample(run+1, "borg", FirstBackup, 0, 5*slow, 6e6),
 			sample(run+1, "wtsnap", Night, 1, 1, 2e6), sample(run+1, "wtsnap", Night, 2, 1, 3e6),
 			sample(run+1, "restic", Night, 1, 1, 20e6), sample(run+1, "restic", Night, 2, 1, 30e6),
-			sample(run+1, "wtsnap", Restore, 0, 3, 0), sample(run+1, "restic", Restore, 0, 3, 0))
+			sample(run+1, "wtsnap", Restore, 0, 3, 0), sample(run+1, "restic", Restore, 0, 3, 0),
+			sample(run+1, "wtsnap", WholeRestore, 0, 2, 0))
+		r.Samples[len(r.Samples)-3].Downloaded, r.Samples[len(r.Samples)-1].Downloaded = 5e6, 4e6
 	}
 	r.Samples[0].Figures = tool.Figures{Requests: map[string]int{"put": 3, "list": 2}}
 	broken := sample(2, "borg", Restore, 0, 1, 0)
@@ -58,7 +60,13 @@ func TestMarkdown(t *testing.T) {
 		// the mean of the nights against the mean of the bounds
 		"| – uploaded, MB | 2.50 (0.10) | 25.0 (1.00) |  | 2.00 | 1.20 × bound: missed (1.25) |",
 		"| restore after them, homes, s | 3.00 (1.00) | 3.00 (1.00) | failed |  | 0.70 × restic: missed (1.00) |",
-		"- wtsnap: yes, in 3 restores",
+		"- wtsnap: yes, in 6 restores",
+		// each night, and a restore after them
+		"| homes, night 1 | 2.00 | 1.00 | 2.00 | 1.20: missed |",
+		"| homes, night 2 | 3.00 | 3.00 | 1.00 | 1.20: met |",
+		"| homes, wall, s | 3.00 | 2.00 | 1.50 | 1.30: missed |",
+		"| homes, downloaded, MB | 5.00 | 4.00 | 1.25 | 1.30: met |",
+		"| homes, peak memory, MiB | 64.0 | 64.0 | 1.00 |  |",
 		"- restic: no; in 4 restores 1 × mtime, 2 × xattrs differed. For example:",
 		"- borg: nothing was restored",
 		"- homes, first backup: 5 (list 2, put 3)",

@@ -139,9 +139,11 @@ func TestRealMongorestore(t *testing.T) {
 	for _, c := range []struct {
 		name, dir string
 		least     int
-	}{{"100.10-dir", "100.10-dir", 9}, {"100.10.archive.gz", "100.10-dir", 9}, {"3.2.22.oplog.archive.gz", "3.2.22-dir", 2}} {
+		args      []string
+	}{{"100.10-dir", "100.10-dir", 9, nil}, {"100.10.archive.gz", "100.10-dir", 9, nil}, {"100.10.archive", "100.10-dir", 9, []string{"--oplogReplay"}},
+		{"3.2.22.oplog.archive.gz", "3.2.22-dir", 2, []string{"--oplogReplay"}}} {
 		t.Run(c.name, func(t *testing.T) {
-			want := mongorestore(t, golden(c.dir))
+			want := mongorestore(t, append(c.args, golden(c.dir))...)
 			if len(want) < c.least {
 				t.Fatalf("only %d collections", len(want))
 			}
@@ -151,12 +153,12 @@ func TestRealMongorestore(t *testing.T) {
 			_, err := snapshot.Restore(t.Context(), v.r, snapshot.RestoreOptions{Snapshot: s, Path: "mongo", NumericIDs: true,
 				Target: snapshot.TargetSpec{Kind: snapshot.TargetFolder, Path: dir}})
 			must(t, err)
-			if diff := cmp.Diff(want, mongorestore(t, dir)); diff != "" {
+			if diff := cmp.Diff(want, mongorestore(t, append(c.args, dir)...)); diff != "" {
 				t.Errorf("-dump +restored folder\n%s", diff)
 			}
 			file := filepath.Join(t.TempDir(), "archive")
 			must(t, os.WriteFile(file, v.toArchive(s, "mongo"), 0o600))
-			if diff := cmp.Diff(want, mongorestore(t, "--archive="+file)); diff != "" {
+			if diff := cmp.Diff(want, mongorestore(t, append(c.args, "--archive="+file)...)); diff != "" {
 				t.Errorf("-dump +restored archive\n%s", diff)
 			}
 		})

@@ -102,9 +102,18 @@ type RestoredBytes struct {
 // Documents counts what a restore into a MongoDB did.
 type Documents struct {
 	Inserted    int64 `json:"inserted"`
-	Equal       int64 `json:"equal"`
-	Overwritten int64 `json:"overwritten"`
+	Equal       int64 `json:"equal"`       // were there already
+	Differ      int64 `json:"differ"`      // were there with other content, and stay so
+	Overwritten int64 `json:"overwritten"` // were there with other content
 	Failed      int64 `json:"failed"`
+}
+
+// A RestoredCollection says what became of a collection of a dump.
+type RestoredCollection struct {
+	From      string    `json:"from"`      // DB.COLLECTION in the snapshot
+	Namespace string    `json:"namespace"` // in the target
+	Dropped   bool      `json:"dropped"`   // what was there before
+	Documents Documents `json:"documents"`
 }
 
 // A Lack says of how many entries something could not be restored for lack of privilege, or because the target cannot
@@ -128,12 +137,14 @@ type RestoreReport struct {
 	Replaced  int64         `json:"replaced"`   // entries that were of another type, or other links
 	Bytes     RestoredBytes `json:"bytes"`
 	Documents *Documents    `json:"documents,omitempty"`
-	Delete    *DeletePlan   `json:"delete,omitempty"`
-	Lacks     []Lack        `json:"lacks,omitempty"` // said once a kind, not once a file
-	Problems  int64         `json:"problems"`        // entries that are not, or not quite, what the snapshot holds
-	Damaged   int64         `json:"damaged"`         // those of them for which stored data are missing or damaged
-	Errors    []PathError   `json:"errors"`          // the first of the problems
-	Seconds   float64       `json:"seconds"`
+	// Collections are those of a dump that were restored into a MongoDB, without views.
+	Collections []RestoredCollection `json:"collections,omitempty"`
+	Delete      *DeletePlan          `json:"delete,omitempty"`
+	Lacks       []Lack               `json:"lacks,omitempty"` // said once a kind, not once a file
+	Problems    int64                `json:"problems"`        // entries that are not, or not quite, what the snapshot holds
+	Damaged     int64                `json:"damaged"`         // those of them for which stored data are missing or damaged
+	Errors      []PathError          `json:"errors"`          // the first of the problems
+	Seconds     float64              `json:"seconds"`
 }
 
 // maxRestoreErrors bounds the problems that a report lists; all are counted, and told to the monitor.

@@ -58,6 +58,8 @@ func (t TargetSpec) String() string {
 	switch t.Kind {
 	case TargetTar, TargetZip, TargetMongodump:
 		return t.Kind.String() + ":" + where
+	case TargetMongoDB:
+		return RedactURI(where)
 	}
 	return where
 }

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,8 +21,8 @@ func (a *app) restoreCommand() *cli.Command {
 		Name: "restore", Usage: "bring files back", ArgsUsage: "[SNAPSHOT[:PATH]] --to TARGET",
 		Description: `Brings a snapshot, or a part of it, back to a target: a folder, tar:FILE, zip:FILE, mongodump:FILE, or tar:- for
 standard output. The entries of the folder that PATH names go directly into the target. Only what differs is written, so the
-same command finishes a restore that was interrupted. A MongoDB goes into a folder as mongodump writes it, or into an
-archive for mongorestore.
+same command finishes a restore that was interrupted. A MongoDB goes into a folder as mongodump writes it, into an archive
+for mongorestore, or into a running server.
 
 Examples:
 
@@ -31,9 +32,10 @@ Examples:
   wtsnap restore 3f12ab34:homes --to tar:homes.tar.zst
   wtsnap restore latest:homes/alice --to /srv/homes/alice --delete     as it was: removes what was not there
   wtsnap restore latest:mongo/girder --to mongodump:- | mongorestore --archive
+  wtsnap restore latest:mongo/girder --to mongodb://localhost/ --dry-run
   wtsnap restore --user alice --to /tmp/alice --dry-run   the home, the tales and the documents of one user`,
-		Flags: append([]cli.Flag{
-			&cli.StringFlag{Name: "to", Aliases: []string{"t"}, Usage: "restore to `TARGET`: a folder, tar:FILE, zip:FILE, mongodump:FILE or tar:-"},
+		Flags: slices.Concat([]cli.Flag{
+			&cli.StringFlag{Name: "to", Aliases: []string{"t"}, Usage: "restore to `TARGET`: a folder, tar:FILE, zip:FILE, tar:-, mongodump:FILE or mongodb://HOST/"},
 			&cli.StringSliceFlag{Name: "include", Usage: "restore only what matches `PATTERN` of .gitignore, relative to PATH; may be repeated"},
 			&cli.StringSliceFlag{Name: "exclude", Aliases: []string{"e"}, Usage: "leave out what matches `PATTERN`; may be repeated"},
 			dryRunFlag("say what would be done, and do nothing"),
@@ -46,7 +48,7 @@ Examples:
 			&cli.StringFlag{Name: "into", Usage: "this machine's instance `NAME`: a snapshot of another instance may go over what is here"},
 			&cli.GenericFlag{Name: "workers", Value: newValue(parsePositive), Usage: "fetch `N` ranges at a time"},
 			atFlag(), incompleteFlag(),
-		}, userFlags()...),
+		}, userFlags(), mongoRestoreFlags()),
 		Action: a.action(a.restore),
 	}
 }
@@ -58,7 +60,7 @@ func (a *app) restoreOptions(c *cli.Context) (o snapshot.RestoreOptions, err err
 	if o.Target, err = snapshot.ParseTarget(c.String("to")); err != nil {
 		return o, err
 	}
-	if err := a.mongoTarget(&o); err != nil {
+	if err := a.mongoTarget(c, &o); err != nil {
 		return o, err
 	}
 	if o.Target.Stdout && a.g.json {
@@ -97,7 +99,7 @@ func (a *app) restoreOptions(c *cli.Context) (o snapshot.RestoreOptions, err err
 		return o, usagef("leave --delete out", "there is nothing to delete in an archive")
 	}
 	o.Into, o.OwnInstance, o.Memory, o.Stdout = c.String("into"), a.ownInstance(), a.g.memory, a.std.out
-	if c.IsSet("into") && o.Into != o.OwnInstance {
+	if c.IsSet("into") && o.Into != o.OwnInstance && o.Target.Kind != snapshot.TargetMongoDB {
 		return o, usagef("--into "+shown(o.OwnInstance), "--into %s: this machine's instance is %s", shown(o.Into), shown(o.OwnInstance))
 	}
 	o.Workers, _ = get[int](c, "workers")
@@ -243,6 +245,11 @@ func printRestore(w io.Writer, rep *snapshot.RestoreReport, o snapshot.RestoreOp
 		verb = "would restore"
 	}
 	fmt.Fprintf(w, "%s %s of %s, %s, to %s\n", verb, what, shown(s.Instance), when(s.Time), shown(o.Target.String()))
+	if o.Target.Kind == snapshot.TargetMongoDB {
+		printMongoRestore(w, rep)
+		fmt.Fprintf(w, "  %-11s %s\n", "took", took(d))
+		return
+	}
 	row := func(name, text string) { fmt.Fprintf(w, "  %-9s %s\n", name, text) }
 	text := fmt.Sprintf("%s new, %s changed, %s as they were", number(rep.Files.New), number(rep.Files.Updated), number(rep.Files.Unchanged))
 	if rep.Files.Failed > 0 {

@@ -150,9 +150,18 @@ func restoreStatus(rep *snapshot.RestoreReport, err error) error {
 		return err
 	}
 	text := "restoring: " + plural(rep.Problems, "entry is", "entries are") + " not as in the snapshot"
+	if rep.Documents != nil {
+		text = "restoring: " + plural(rep.Problems, "thing is", "things are") + " not as in the snapshot"
+		if n := rep.Documents.Failed; n > 0 {
+			text = "restoring: " + plural(n, "document is", "documents are") + " not as in the snapshot"
+		}
+	}
 	if rep.Damaged > 0 {
 		return &statusError{exitDamage, text + "; for " + number(rep.Damaged) + " of them stored data are missing or damaged",
 			"wtsnap check --read-data names all that is damaged; an older snapshot may have these files whole", nil}
+	}
+	if rep.Documents != nil {
+		return &statusError{exitFailed, text, "look at what is named above; what was restored stays, and --insert-missing adds what is missing", nil}
 	}
 	return &statusError{exitPartial, text, "look at what is named above and run the same command again: it writes only what is missing", nil}
 }

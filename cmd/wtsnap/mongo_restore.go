@@ -1,19 +1,18 @@
 package main
 
 import (
+	"github.com/urfave/cli/v2"
+
 	"github.com/whole-tale/wtsnap/mongo"
 	"github.com/whole-tale/wtsnap/snapshot"
 )
 
 // mongoTarget gives a restore to a MongoDB, or into an archive for one, what writes to it.
-func (a *app) mongoTarget(o *snapshot.RestoreOptions) error {
-	switch o.Target.Kind {
-	case snapshot.TargetMongodump:
+func (a *app) mongoTarget(c *cli.Context, o *snapshot.RestoreOptions) error {
+	if o.Target.Kind == snapshot.TargetMongodump {
 		o.Foreign = mongo.DumpTarget{}
-	case snapshot.TargetMongoDB:
-		return usagef("wtsnap restore ... --to mongodump:- | mongorestore --archive --uri URI", "this version cannot restore to a running MongoDB")
 	}
-	return nil
+	return mongoURITarget(c, o)
 }
 
 // printDocuments prints what became of documents.

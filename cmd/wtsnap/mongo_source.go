@@ -67,13 +67,19 @@ func mongoOptions(c *cli.Context) (o mongo.SourceOptions, err error) {
 			o.Spool = -1
 		}
 	}
-	o.Password = os.Getenv(envMongoPassword)
-	if file := c.String("mongo-password-file"); file != "" {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return o, usagef("", "the file of the MongoDB's password: %v", err)
-		}
-		o.Password = strings.TrimRight(string(text), "\r\n")
+	o.Password, err = mongoPassword(c)
+	return o, err
+}
+
+// mongoPassword returns the password of a MongoDB's user, or "".
+func mongoPassword(c *cli.Context) (string, error) {
+	file := c.String("mongo-password-file")
+	if file == "" {
+		return os.Getenv(envMongoPassword), nil
 	}
-	return o, nil
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", usagef("", "the file of the MongoDB's password: %v", err)
+	}
+	return strings.TrimRight(string(text), "\r\n"), nil
 }

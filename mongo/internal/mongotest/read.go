@@ -135,6 +135,8 @@ func (r *request) find() (any, error) {
 			c.docs = slices.Clone(docs)
 			sortDocuments(c.docs, sort)
 		}
+	case coll != nil && c.filter != nil && at.IsZero() && !reversed && len(sort) <= 5 && coll.byIDs(c.filter) != nil:
+		c.coll, c.docs = nil, coll.byIDs(c.filter)
 	case coll != nil && (len(sort) > 5 || reversed):
 		docs := coll.documents(at)
 		if c.filter != nil {
@@ -149,6 +151,33 @@ func (r *request) find() (any, error) {
 	}
 	st.mu.RUnlock()
 	return r.batch(c, "firstBatch", size, single, time.Time{})
+}
+
+// byIDs are the documents that a query for one or more _ids can have at most, as the index finds them; nil where the query
+// is another one.
+func (c *collection) byIDs(filter bson.Raw) []bson.Raw {
+	want, err := filter.LookupErr("_id")
+	if err != nil || want.Type == bson.TypeRegex || want.Type == bson.TypeNull {
+		return nil
+	}
+	ids := []bson.RawValue{want}
+	if want.Type == bson.TypeEmbeddedDocument {
+		op, err := want.Document().IndexErr(0)
+		if err != nil || op.Key() != "$in" || op.Value().Type != bson.TypeArray {
+			return nil
+		}
+		ids, _ = op.Value().Array().Values()
+	}
+	out := []bson.Raw{}
+	seen := map[string]bool{}
+	for _, id := range ids {
+		k := key(id)
+		if r := c.byID[k]; r != nil && !seen[k] {
+			seen[k] = true
+			out = append(out, r.doc)
+		}
+	}
+	return out
 }
 
 func (r *request) session() string {

@@ -66,8 +66,9 @@ clean: ## remove what was built
 build/staticcheck: .ci/tools/go.sum
 	go -C .ci/tools build -o '$(CURDIR)/build/staticcheck' honnef.co/go/tools/cmd/staticcheck
 
-# FerretDB, mongodump, mongorestore and bsondump for the tests.
-build/mongo/built: .ci/mongo/go.sum .ci/mongo/ferretdb/main.go
+# FerretDB, mongodump, mongorestore and bsondump for the tests, and the server in memory as a program.
+build/mongo/built: .ci/mongo/go.sum .ci/mongo/ferretdb/main.go $(wildcard mongo/internal/mongotest/*.go mongo/internal/mongotest/*/*.go)
+	go build -o build/mongo/mongotestd ./mongo/internal/mongotest/mongotestd
 	go -C .ci/mongo build -tags ferretdb_no_postgresql -o '$(CURDIR)/build/mongo/ferretdb' ./ferretdb
 	for tool in mongodump mongorestore bsondump; do \
 		go -C .ci/mongo build -o "$(CURDIR)/build/mongo/$$tool" "github.com/mongodb/mongo-tools/$$tool/main" || exit 1; \

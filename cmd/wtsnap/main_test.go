@@ -54,14 +54,17 @@ func TestScripts(t *testing.T) {
 			return os.Mkdir(e.WorkDir+"/home", 0o755)
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "mounted" {
+			switch cond {
+			case "mounted":
 				return mountable.Load(), nil
+			case "mongotools":
+				return os.Getenv(toolsVariable) != "", nil
 			}
 			return false, fmt.Errorf("unknown condition %s", cond)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exitsCmd, "noise": noiseCmd, "oddnames": oddNamesCmd, "same": sameCmd, "damage": damageCmd, "replace": replaceCmd,
-			"server": serverCmd, "tmpfs": tmpfsCmd, "idof": idOfCmd,
+			"server": serverCmd, "tmpfs": tmpfsCmd, "idof": idOfCmd, "mongod": mongodCmd, "tool": toolCmd,
 			"wholetale": wholeTaleCmd,
 		},
 	})

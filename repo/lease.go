@@ -76,11 +76,10 @@ type lease struct {
 }
 
 // newLease reads the condemned lists and stores a lease that has seen them; it is renewed until it is
-// removed. A machine that sleeps in
-// between could miss a list and a whole sweep of it; then it starts again.
+// removed. A list that appears in between, and those that a prune acts on before the lease is stored, are
+// what LoadIndex, which reads the lists again, is for.
 func (r *Repository) newLease(ctx context.Context, kind string) (*lease, error) {
 	for {
-		start := time.Now().Round(0) // without the monotonic clock, which stands still during sleep
 		lists, err := r.condemnedLists(ctx)
 		if err != nil {
 			return nil, err
@@ -89,11 +88,11 @@ func (r *Repository) newLease(ctx context.Context, kind string) (*lease, error) 
 		if err != nil {
 			return nil, err
 		}
-		if time.Now().Round(0).Sub(start) < MinGrace/2 {
+		if l.silence() < l.alive()/2 {
 			l.keepAlive(context.WithoutCancel(ctx))
 			return l, nil
 		}
-		if err := l.remove(ctx); err != nil {
+		if err := l.remove(ctx); err != nil { // the machine slept while it was stored
 			return nil, err
 		}
 	}
@@ -190,11 +189,16 @@ func (l *lease) alive() time.Duration {
 }
 
 func (l *lease) checkLocked() error {
-	// Round(0) drops the monotonic clock, which stands still while a machine sleeps.
-	if silent := max(time.Since(l.silent), time.Now().Round(0).Sub(l.silent.Round(0))); l.lost == nil && silent > l.alive() {
+	if silent := l.silence(); l.lost == nil && silent > l.alive() {
 		l.lost = &LeaseError{Silent: silent}
 	}
 	return l.lost
+}
+
+// silence is how long ago the lease was renewed. The caller holds mu, or has told nobody of the lease yet.
+func (l *lease) silence() time.Duration {
+	// Round(0) drops the monotonic clock, which stands still while a machine sleeps.
+	return max(time.Since(l.silent), time.Now().Round(0).Sub(l.silent.Round(0)))
 }
 
 // unsee makes the lease one that has seen no condemned list.

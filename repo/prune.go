@@ -121,7 +121,12 @@ func (r *Repository) PlanPrune(ctx context.Context, o PruneOptions) (p *PrunePla
 		}
 	}()
 	p.start = time.Now()
-	// Leases before snapshots: a writer whose lease is gone by now has stored its manifest.
+	// Lists before leases: a writer that has no lease yet when the leases are read will read all of these lists before it
+	// relies on anything. Leases before snapshots: a writer whose lease is gone by now has stored its manifest.
+	lists, damaged, err := r.condemnedAndDamaged(ctx)
+	if err != nil {
+		return p, err
+	}
 	leases, err := r.leases(ctx)
 	if err != nil {
 		return p, err
@@ -133,10 +138,6 @@ func (r *Repository) PlanPrune(ctx context.Context, o PruneOptions) (p *PrunePla
 		if other.dead() {
 			p.dead = append(p.dead, other.names...)
 		}
-	}
-	lists, damaged, err := r.condemnedAndDamaged(ctx)
-	if err != nil {
-		return p, err
 	}
 	for _, d := range damaged {
 		p.dead = append(p.dead, d.Name) // nobody can act on it; what it named is found again

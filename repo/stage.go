@@ -226,8 +226,28 @@ func (s *stage) afford(ctx context.Context, x *index.Index, loc index.Location, 
 	}
 	key, _ := x.At(loc.Ordinal)
 	s.read(ctx, x, append([]index.Key{key}, s.takeHints()...))
-	return !missing()
+	return !missing() || s.pays(x, loc)
 }
+
+// pays reports whether the frames that a base still takes cost less than it saves. What was read ahead for it may have made
+// room for other frames before it was used.
+func (s *stage) pays(x *index.Index, loc index.Location) bool {
+	if s.near {
+		return true
+	}
+	_, root := x.At(rootOf(x, loc))
+	g := group{saves: int64(loc.Size) * int64(root.Length) / int64(max(root.FrameSize, 1))}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	restsOn(x, loc, newVisited(), func(p placed) {
+		if !s.here(&p) {
+			g.cost += int64(p.Length)
+		}
+	})
+	return g.pays()
+}
+
+func (g *group) pays() bool { return g.cost*downCost <= g.saves*savedShare }
 
 // expect says that blobs may soon be bases. It reports whether so much is expected that it is time to read ahead.
 func (s *stage) expect(x *index.Index, ids []chunk.ID) bool {
@@ -314,7 +334,7 @@ func (s *stage) plan(x *index.Index, keys []index.Key) []placed {
 	}
 	var list []placed
 	for _, g := range order {
-		if s.near || g.cost*downCost <= g.saves*savedShare {
+		if s.near || g.pays() {
 			list = append(list, g.frames...)
 		}
 	}

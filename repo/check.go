@@ -145,45 +145,49 @@ func (c *checker) loadIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var names []string
+	var infos []storage.Info
+	var ids []index.SegmentID
 	err = c.r.st.List(ctx, indexDir, func(i storage.Info) error {
-		names = append(names, i.Name)
+		id, err := index.ParseSegmentID(path.Base(i.Name))
+		if err != nil {
+			c.problem(Problem{Kind: DamageIndex, Object: i.Name, Detail: "is not the name of an index segment", Hint: "remove it if you put it there"})
+			return nil
+		}
+		infos, ids = append(infos, i), append(ids, id)
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("listing the index: %w", err)
 	}
-	slices.Sort(names)
-	vanished := false
-	for _, name := range names {
-		id, err := index.ParseSegmentID(path.Base(name))
-		if err != nil {
-			c.problem(Problem{Kind: DamageIndex, Object: name, Detail: "is not the name of an index segment", Hint: "remove it if you put it there"})
-			continue
-		}
-		packs, err := c.r.readSegment(ctx, id)
+	errs := make([]error, len(infos))
+	get := func(ctx context.Context, i int) (data []byte, err error) {
+		data, errs[i] = c.r.readObject(ctx, infos[i].Name)
+		return data, ctx.Err()
+	}
+	err = inOrder(ctx, len(infos), smallAhead, func(i int) int64 { return infos[i].Size }, get, func(i int, data []byte) error {
+		packs, err := decodeSegment(ids[i], data, errs[i])
 		if errors.Is(err, storage.ErrNotExist) {
-			vanished = true
-			break
+			return err
 		}
 		if err != nil {
-			if err := c.damage(name, err); err != nil {
-				return err
-			}
-			continue
+			return c.damage(infos[i].Name, err)
 		}
 		for _, p := range packs {
-			if _, err := c.x.AddPack(id, p); err != nil {
-				c.problem(Problem{Kind: DamageIndex, Object: name, Detail: err.Error()})
+			if _, err := c.x.AddPack(ids[i], p); err != nil {
+				c.problem(Problem{Kind: DamageIndex, Object: infos[i].Name, Detail: err.Error()})
 			}
 		}
 		c.r.mu.Lock()
-		c.r.segments[id] = true
-		c.r.mu.Unlock()
-	}
-	if vanished { // a prune replaces segments meanwhile
+		defer c.r.mu.Unlock()
+		c.r.segments[ids[i]] = true
+		return nil
+	})
+	if errors.Is(err, storage.ErrNotExist) { // others replace segments meanwhile
 		c.rep.Problems = nil
 		return c.loadIndex(ctx)
+	}
+	if err != nil {
+		return err
 	}
 	for _, list := range lists {
 		for _, id := range list.packs {
@@ -257,28 +261,24 @@ func (c *checker) snapshots(ctx, backend context.Context, refs []SnapshotRef) er
 	c.rep.Snapshots = len(refs)
 	visited := index.NewSet[index.BlobRef](c.x.Len())
 	lost := false
-	for _, ref := range refs {
-		n, err := c.follow(ctx, backend, ref, visited, false)
-		if err != nil {
-			return err
-		}
+	err := c.r.eachManifest(backend, refs, func(ref SnapshotRef, data []byte, err error) error {
+		n, err := c.follow(ctx, ref, data, err, visited, false)
 		lost = lost || n > 0
+		return err
+	})
+	if err != nil || !lost {
+		return err
 	}
-	if !lost {
-		return nil
-	}
-	for _, ref := range refs {
-		if _, err := c.follow(ctx, backend, ref, index.NewSet[index.BlobRef](c.x.Len()), true); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.r.eachManifest(backend, refs, func(ref SnapshotRef, data []byte, err error) error {
+		_, err = c.follow(ctx, ref, data, err, index.NewSet[index.BlobRef](c.x.Len()), true)
+		return err
+	})
 }
 
 // follow counts the blobs of a snapshot that can't be had. The first time, without name, it files what
-// is wrong with the manifest and the trees; with name it files what the snapshot has lost.
-func (c *checker) follow(ctx, backend context.Context, ref SnapshotRef, visited *index.Set[index.BlobRef], name bool) (int64, error) {
-	data, err := c.r.Manifest(backend, ref)
+// is wrong with the manifest and the trees; with name it files what the snapshot has lost. err says why there is no
+// manifest.
+func (c *checker) follow(ctx context.Context, ref SnapshotRef, data []byte, err error, visited *index.Set[index.BlobRef], name bool) (int64, error) {
 	if errors.Is(err, storage.ErrNotExist) {
 		return 0, nil // forgotten meanwhile
 	}

@@ -375,7 +375,7 @@ type damagedObject struct {
 func (r *Repository) readAll(ctx context.Context, dir string, want func(name string) bool) (objects []object, damaged []damagedObject, err error) {
 	for attempt := 0; ; attempt++ {
 		objects, damaged, err = r.readListed(ctx, dir, want)
-		if !errors.Is(err, storage.ErrNotExist) || attempt == 9 {
+		if !errors.Is(err, storage.ErrNotExist) || attempt == 49 {
 			return objects, damaged, err
 		}
 	}

@@ -170,10 +170,9 @@ func (p *PrunePlan) mark(ctx context.Context) error {
 	p.Snapshots = len(refs)
 	m := newMarker(p.index, nil)
 	p.used, p.end = m.used, m.end
-	for _, ref := range refs {
-		data, err := p.r.Manifest(ctx, ref)
+	return p.r.eachManifest(ctx, refs, func(ref SnapshotRef, data []byte, err error) error {
 		if errors.Is(err, storage.ErrNotExist) {
-			continue // forgotten meanwhile
+			return nil // forgotten meanwhile
 		}
 		if err != nil {
 			return fmt.Errorf("snapshot %s: %w", ref.ID.Short(), err)
@@ -185,8 +184,8 @@ func (p *PrunePlan) mark(ctx context.Context) error {
 		if err := m.err(); err != nil {
 			return fmt.Errorf("snapshot %s: %w; nothing is removed while it is incomplete", ref.ID.Short(), err)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // choose decides for each pack.

@@ -317,8 +317,13 @@ func segmentName(id index.SegmentID) string { return indexDir + id.String() }
 
 // readSegment reads one index segment.
 func (r *Repository) readSegment(ctx context.Context, id index.SegmentID) ([]index.Pack, error) {
-	const hint = "the index can be rebuilt from the packs: wtsnap repair index"
 	data, err := r.readObject(ctx, segmentName(id))
+	return decodeSegment(id, data, err)
+}
+
+// decodeSegment decodes the content of an index segment that was read, unless err says why it was not.
+func decodeSegment(id index.SegmentID, data []byte, err error) ([]index.Pack, error) {
+	const hint = "the index can be rebuilt from the packs: wtsnap repair index"
 	if err != nil {
 		var d *DamageError
 		if errors.As(err, &d) && d.Hint == "" {

@@ -171,6 +171,21 @@ func (r *Repository) move(ctx context.Context, from, to string) error {
 	return nil
 }
 
+// smallAhead is how many small objects are read before they are used: they cost a request each.
+var smallAhead = ahead{transfers: loadWorkers, bytes: 16 << 20}
+
+// eachManifest reads manifests, several at a time, and calls fn for each in their order. fn's error ends it.
+func (r *Repository) eachManifest(ctx context.Context, refs []SnapshotRef, fn func(ref SnapshotRef, data []byte, err error) error) error {
+	errs := make([]error, len(refs))
+	get := func(ctx context.Context, i int) (data []byte, err error) {
+		data, errs[i] = r.Manifest(ctx, refs[i])
+		return data, ctx.Err()
+	}
+	const about = 4 << 10 // bytes of a manifest
+	return inOrder(ctx, len(refs), smallAhead, func(int) int64 { return about }, get,
+		func(i int, data []byte) error { return fn(refs[i], data, errs[i]) })
+}
+
 // Forget takes snapshots out of the list. Until a prune sweeps their data, Undelete brings them back.
 func (r *Repository) Forget(ctx context.Context, refs []SnapshotRef) error {
 	for _, ref := range refs {

@@ -55,7 +55,7 @@ lint: build/staticcheck ## check formatting, go vet, staticcheck and the shell s
 	go vet ./... ./.ci/testreport
 	go -C .ci/mongo vet ./ferretdb
 	build/staticcheck ./... ./.ci/testreport
-	@if command -v shellcheck; then shellcheck .ci/run .ci/fuzz docs/demo.sh; else echo "shellcheck is not here: skipped"; fi
+	@if command -v shellcheck; then shellcheck .ci/run .ci/fuzz docs/demo.sh docs/model/check; else echo "shellcheck is not here: skipped"; fi
 
 fmt: ## format the Go files
 	gofmt -w $(GO_SOURCES)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -52,7 +53,7 @@ Examples:
 				return fmt.Errorf("making a repository at %s: %w", shownRepo(a.g.repo), err)
 			}
 			doc := initDoc{r.ID(), shownRepo(a.g.repo), repo.FormatVersion, keyFile}
-			a.done(doc, func(w io.Writer) { printInit(w, doc) })
+			a.done(doc, func(w io.Writer) { printInit(w, doc, a.firstStep(doc)) })
 			return nil
 		}),
 	}
@@ -82,14 +83,31 @@ func (a *app) firstPassword(c *cli.Context) (password []byte, keyFile string, er
 	return nil, "", usagef("--new-key-file FILE", "a new repository needs a password")
 }
 
-func printInit(w io.Writer, d initDoc) {
+// firstStep is the command that makes the first snapshot.
+func (a *app) firstStep(d initDoc) string {
+	if a.config != nil && a.g.repo != "" && len(a.config.Globals["repo"]) > 0 && a.config.Globals["repo"][0] == a.g.repo {
+		for name, j := range a.config.Jobs {
+			if slices.Contains(j.Steps, "backup") {
+				return "wtsnap run " + name
+			}
+		}
+		if len(a.config.Sources) > 0 {
+			return "wtsnap backup"
+		}
+	}
+	if d.KeyFile != "" {
+		return fmt.Sprintf("wtsnap -r %s -p %s --instance NAME backup FOLDER", d.Repository, shown(d.KeyFile))
+	}
+	return fmt.Sprintf("wtsnap -r %s --instance NAME backup FOLDER", d.Repository)
+}
+
+func printInit(w io.Writer, d initDoc, next string) {
 	fmt.Fprintf(w, "made repository %s at %s\n\n", d.ID[:8], d.Repository)
 	if d.KeyFile != "" {
 		fmt.Fprintf(w, "Its key is in %s. Keep a copy away from this machine (a password manager, paper):\n"+
 			"without it nobody can read the backup, and nobody can make another one for it.\n\n", shown(d.KeyFile))
-		fmt.Fprintf(w, "Next: wtsnap -r %s -p %s --instance NAME backup FOLDER\n", d.Repository, shown(d.KeyFile))
-		return
+	} else {
+		fmt.Fprint(w, "Keep a copy of its password away from this machine: without it nobody can read the backup.\n\n")
 	}
-	fmt.Fprint(w, "Keep a copy of its password away from this machine: without it nobody can read the backup.\n\n")
-	fmt.Fprintf(w, "Next: wtsnap -r %s --instance NAME backup FOLDER\n", d.Repository)
+	fmt.Fprintf(w, "Next: %s\n", next)
 }

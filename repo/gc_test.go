@@ -759,3 +759,24 @@ func TestSweepWhileTheIndexIsLoaded(t *testing.T) {
 		mustHold(t, tr.open(tr.st), ref, content{words("a", "b", "c")})
 	})
 }
+
+// A prune whose time is over leaves what it has not rewritten to the next one.
+func TestPruneUntil(t *testing.T) {
+	tr := newRepo(t)
+	keep := tr.backup(content{words("a", "b")})
+	waste := tr.backup(content{words("c", "d"), words("b", "e")})
+	also := tr.backup(content{words("d", "a")})
+	forget(t, tr.open(tr.st), waste)
+	rep, plan := tr.prune(PruneOptions{Until: time.Now()})
+	if rep.Rewritten != 0 || rep.Repacked.Packs != 0 || plan.RepackBytes != 0 || rep.UnusedLeft == 0 || rep.Kept.Packs == 0 {
+		t.Errorf("without any time: %+v, and a plan to rewrite %d bytes", rep, plan.RepackBytes)
+	}
+	for _, until := range []time.Time{time.Now().Add(time.Hour), {}} {
+		mustHold(t, tr.open(tr.st), keep, content{words("a", "b")})
+		mustHold(t, tr.open(tr.st), also, content{words("d", "a")})
+		rep, _ := tr.prune(PruneOptions{Until: until})
+		if first := !until.IsZero(); (rep.Rewritten > 0) != first {
+			t.Errorf("until %v: %+v", until, rep)
+		}
+	}
+}

@@ -78,6 +78,11 @@ func (b *packBuilder) room() int {
 	return packBytes - len(b.buf) - len(b.frames)*frameLine - b.blobs*blobLine - 64 - 2*Overhead - trailerSize
 }
 
+// planned is what the frames take, with their lines in the directory: what shelf.place counted.
+func (b *packBuilder) planned() int64 {
+	return int64(len(b.buf) + len(b.frames)*frameLine + b.blobs*blobLine)
+}
+
 // frameRoom is what a sealed frame takes of a pack's room.
 func frameRoom(f *index.Frame, sealed int) int {
 	return sealed + frameLine + (len(f.Blobs)+len(f.Bases))*blobLine

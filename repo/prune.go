@@ -44,6 +44,8 @@ type PruneOptions struct {
 	// Grace is the least time between condemning and removing; 0 means that nobody else is active, and
 	// that everything is removed at once.
 	Grace time.Duration
+	// Until is when nothing more is to be rewritten: what is not done by then is left to a later prune. Zero: no such time.
+	Until time.Time
 	Level chunk.Level
 }
 
@@ -362,7 +364,7 @@ func (p *PrunePlan) usedBytes(ref index.PackRef) int64 {
 // Execute does what the plan says: repack, condemn, sweep, in an order in which an interruption at any
 // point leaves nothing but waste.
 func (p *PrunePlan) Execute(ctx context.Context) (*PruneReport, error) {
-	rep := &PruneReport{Kept: p.Used, Repacked: p.Repack, UnusedLeft: p.UnusedLeft}
+	rep := &PruneReport{}
 	condemn := slices.Clone(p.condemn)
 	if len(p.repack) > 0 {
 		stored, err := p.rewrite(ctx)
@@ -374,6 +376,7 @@ func (p *PrunePlan) Execute(ctx context.Context) (*PruneReport, error) {
 			condemn = append(condemn, p.index.Pack(ref).ID)
 		}
 	}
+	rep.Kept, rep.Repacked, rep.UnusedLeft = p.Used, p.Repack, p.UnusedLeft
 	if err := p.lease.check(); err != nil {
 		return rep, err
 	}
@@ -422,16 +425,50 @@ func (p *PrunePlan) rewrite(ctx context.Context) (stored int64, err error) {
 	}
 	var scratch frameScratch
 	parts := p.parts()
+	last := index.PackID{}
 	err = inOrder(ctx, len(parts), repackAhead, func(i int) int64 { return int64(parts[i].end - parts[i].start) },
 		func(ctx context.Context, i int) ([]byte, error) { return p.fetchPart(ctx, &parts[i]) },
-		func(i int, sealed []byte) error { return p.putPart(ctx, s, w, &parts[i], sealed, &scratch) })
-	if err != nil {
+		func(i int, sealed []byte) error {
+			if id := parts[i].info.ID; id != last {
+				if last = id; p.late(s) {
+					return errLate
+				}
+			}
+			return p.putPart(ctx, s, w, &parts[i], sealed, &scratch)
+		})
+	if err == errLate {
+		p.leave(last)
+	} else if err != nil {
 		return 0, err
 	}
 	if err := s.flush(ctx); err != nil {
 		return 0, err
 	}
 	return s.stats.stored.Load(), nil
+}
+
+// errLate ends the rewriting of packs.
+var errLate = errors.New("the time is over")
+
+// late reports whether it is time to upload what was rewritten, and nothing more.
+func (p *PrunePlan) late(s *Session) bool {
+	return !p.o.Until.IsZero() && p.o.Until.Sub(time.Now().Round(0)) <= s.Drain()
+}
+
+// leave takes the packs from first on out of the plan: a later prune rewrites them.
+func (p *PrunePlan) leave(first index.PackID) {
+	i := slices.IndexFunc(p.repack, func(ref index.PackRef) bool { return p.index.Pack(ref).ID == first })
+	for _, ref := range p.repack[i:] {
+		info, used := p.index.Pack(ref), p.usedBytes(ref)
+		p.index.Absolve(info.ID)
+		p.Repack.Packs--
+		p.Repack.Bytes -= info.Size
+		p.RepackBytes -= used
+		p.Used.add(info.Size)
+		p.keep = append(p.keep, info.ID)
+		p.UnusedLeft += max(int64(info.DataSize)-used, 0)
+	}
+	p.repack = p.repack[:i]
 }
 
 // repackAhead is how much is read ahead while packs are written anew.

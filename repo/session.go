@@ -47,6 +47,7 @@ type SessionStats struct {
 	BytesProcessed                    int64 // plaintext handed to Put
 	BytesNew                          int64 // plaintext of new blobs
 	BytesStored                       int64 // what the packs of new blobs have in bytes
+	BytesPlanned                      int64 // what packs have in bytes that are stored, on their way, or filling
 	Packs                             int64
 }
 
@@ -80,7 +81,7 @@ type Session struct {
 	err         error // the first failure; sticky
 	closed      bool
 
-	stats struct{ new, reused, delta, processed, newBytes, stored, packs atomic.Int64 }
+	stats struct{ new, reused, delta, processed, newBytes, stored, packs, planned atomic.Int64 }
 }
 
 // Begin starts a session: condemned lists, lease, index. Every other writer and prune may be at work.
@@ -110,7 +111,18 @@ func newSession(ctx context.Context, r *Repository, o SessionOptions, l *lease) 
 func (s *Session) Stats() SessionStats {
 	return SessionStats{BlobsNew: s.stats.new.Load(), BlobsReused: s.stats.reused.Load(), BlobsDelta: s.stats.delta.Load(),
 		BytesProcessed: s.stats.processed.Load(), BytesNew: s.stats.newBytes.Load(), BytesStored: s.stats.stored.Load(),
-		Packs: s.stats.packs.Load()}
+		BytesPlanned: s.stats.planned.Load(), Packs: s.stats.packs.Load()}
+}
+
+// Drain estimates how long it takes to store what was put so far, from how fast packs were stored. 0 where none was
+// stored yet, or nothing is left.
+func (s *Session) Drain() time.Duration {
+	left := s.stats.planned.Load() - s.stats.stored.Load()
+	rate := s.slots.speed(time.Now())
+	if left <= 0 || rate <= 0 {
+		return 0
+	}
+	return time.Duration(float64(left) / rate * float64(time.Second))
 }
 
 // Use says that the snapshot to come relies on a blob. False means that the repository does not have
@@ -210,8 +222,10 @@ func (s *Session) ship(ctx context.Context, b *packBuilder) error {
 func (s *Session) start(b *packBuilder) {
 	go func() {
 		defer func() { s.slots.ended(int64(len(b.buf))) }()
+		frames := b.planned()
 		pack, err := b.finish(s.r.keys)
 		if err == nil {
+			s.stats.planned.Add(pack.Size - frames)
 			err = s.upload(pack, b.buf)
 		}
 		if err != nil {

@@ -68,6 +68,7 @@ func (h *shelf) place(f index.Frame, sealed []byte, slot bool) bool {
 		h.packs[fullest] = best
 	}
 	best.addSealed(f, sealed)
+	h.s.stats.planned.Add(int64(frameRoom(&f, len(sealed))))
 	return true
 }
 

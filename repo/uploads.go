@@ -35,6 +35,10 @@ type uploads struct {
 		ended int
 		bytes int64
 	}
+	since time.Time     // when the first of those on their way began
+	spent time.Duration // with uploads on their way, until since
+	moved int64         // bytes in that time
+
 	settle bool    // the round that goes on began before the limit changed
 	tried  bool    // the limit is one higher than it was known to be worthwhile
 	rate   float64 // bytes a second with the limit, or with the one below while tried
@@ -77,7 +81,7 @@ func (u *uploads) wait(ctx context.Context, all bool) error {
 	if i := slices.Index(u.queue, w); i >= 0 {
 		u.queue = slices.Delete(u.queue, i, i+1)
 	} else if !all {
-		u.busy--
+		u.leave(time.Now())
 	}
 	u.grant()
 	return ctx.Err()
@@ -91,7 +95,9 @@ func (u *uploads) grant() {
 			return
 		}
 		if !w.all {
-			u.busy++
+			if u.busy++; u.busy == 1 {
+				u.since = time.Now()
+			}
 		}
 		u.queue = u.queue[1:]
 		close(w.ready)
@@ -102,16 +108,36 @@ func (u *uploads) grant() {
 func (u *uploads) release() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.busy--
+	u.leave(time.Now())
 	u.grant()
+}
+
+// leave counts one less on its way; mu is held.
+func (u *uploads) leave(now time.Time) {
+	if u.busy--; u.busy == 0 {
+		u.spent += now.Sub(u.since)
+	}
+}
+
+// speed returns the bytes a second of all uploads together, over the time in which there were any.
+func (u *uploads) speed(now time.Time) float64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	spent := u.spent
+	if u.busy > 0 {
+		spent += now.Sub(u.since)
+	}
+	return float64(u.moved) / max(spent.Seconds(), 1e-9)
 }
 
 // ended gives a slot back after an upload of so many bytes.
 func (u *uploads) ended(bytes int64) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.busy--
-	u.note(time.Now(), bytes)
+	now := time.Now()
+	u.leave(now)
+	u.moved += bytes
+	u.note(now, bytes)
 	u.grant()
 }
 

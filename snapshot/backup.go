@@ -48,6 +48,11 @@ type BackupOptions struct {
 	Uploads int   // packs on their way at a time; 0 = 8: a few, and more where that moves more bytes a second
 	Memory  int64 // bytes; 0 = no bound but that of newPlan, with which Workers and buffers are lowered
 
+	// UploadBudget is how many bytes of packs the run may store, 0 = any number; Until is when it must be done, zero =
+	// whenever it is. Where either ends it, what was saved becomes a checkpoint, and the error is a *StoppedError.
+	UploadBudget int64
+	Until        time.Time
+
 	CheckpointInterval time.Duration // 0 = 5 minutes, negative = none but on interruption
 	SampleNights       int           // 0 = 64, negative = nothing is read again
 	Estimate           bool          // count what is to do where no parent tells, for Progress' totals
@@ -76,6 +81,11 @@ type BackupReport struct {
 	Seconds  float64
 	Problems int64       // entries that could not be saved, or not as they should be: exit code 3
 	Errors   []PathError // the first of them
+
+	// Of a run that was stopped:
+	Stopped    *StoppedError // nil: it was not
+	Unfinished []Unfinished  // what the checkpoint lacks
+	Left       *Remainder    // nil: not known
 }
 
 // FileCounts are regular files against the parent snapshot. A file is changed where its content, mode, owner, time or
@@ -119,7 +129,7 @@ func (e *SourceError) Unwrap() error { return e.Err }
 // snapshot incomplete; where no source could be saved there is no snapshot, and the error joins a *SourceError each. The
 // same error comes beside a full report where a MongoDB could not be saved to its end. A source that its guard refuses is
 // left out, the others make an incomplete snapshot, and the error is a *GuardError beside a full report. Where ctx ends,
-// a checkpoint is stored, and the error is ctx's.
+// a checkpoint is stored, and the error is ctx's; where the budget or the window does, it is a *StoppedError.
 //
 // Write order: the session stores packs, index and manifest in this order; the manifest is handed over after every
 // Put and Use that it relies on.
@@ -135,6 +145,9 @@ func Backup(ctx context.Context, r *repo.Repository, o BackupOptions) (report *B
 			return nil, err
 		}
 	}
+	outer := ctx
+	ctx, b.halt = context.WithCancelCause(ctx)
+	defer b.halt(nil)
 	b.s, err = r.Begin(ctx, repo.SessionOptions{Level: o.Level, Delta: o.Delta, Uploads: b.plan.uploads, OnUpload: b.uploaded})
 	if err != nil {
 		return nil, err
@@ -142,20 +155,32 @@ func Backup(ctx context.Context, r *repo.Repository, o BackupOptions) (report *B
 	defer func() {
 		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkpointGrace)
 		defer cancel()
-		err = errors.Join(err, b.s.Close(cctx))
+		if cerr := b.s.Close(cctx); cerr != nil {
+			err = errors.Join(err, cerr)
+		}
 		if report != nil {
 			report.Seconds = time.Since(began).Seconds()
 		}
 	}()
 
 	// What is stored is stored with a context that outlives an interruption by the time that a checkpoint may take.
-	store, stop := outlive(ctx, checkpointGrace)
+	// Who is stopped by a budget may take as long as it takes, and by a window a little.
+	store, stop := outlive(outer, checkpointGrace)
 	defer stop()
+	if !o.Until.IsZero() {
+		var cancel context.CancelFunc
+		store, cancel = context.WithDeadline(store, o.Until.Add(windowGrace))
+		defer cancel()
+	}
 	results, err := b.sources(ctx, store)
 	report = b.report(results)
 	if err != nil {
 		if ctx.Err() != nil {
 			report.Snapshot, err = b.interrupted(ctx, store)
+			if errors.As(err, &report.Stopped) {
+				report.Unfinished, report.Left = b.unfinished(), b.remainder()
+			}
+			b.fill(report) // the checkpoint counts
 		}
 		return report, err
 	}
@@ -212,8 +237,8 @@ func outlive(ctx context.Context, grace time.Duration) (context.Context, func())
 	return out, func() { unhook(); cancel() }
 }
 
-// sources saves one source after the other, in the order of their labels, while workers and checkpoints go on. An error
-// ends the run.
+// sources saves one source after the other, while workers and checkpoints go on. An error ends the run. The sources come
+// back in the order of their labels.
 func (b *backup) sources(ctx, store context.Context) ([]*backupSource, error) {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
@@ -241,12 +266,11 @@ func (b *backup) sources(ctx, store context.Context) ([]*backupSource, error) {
 	}()
 	for i := range b.o.Sources {
 		s := b.newSource(&b.o.Sources[i], parents[b.o.Sources[i].Label])
+		s.place = b.root.open(nil)
 		results = append(results, s)
-		if err := b.save(ctx, s); err != nil {
-			return results, err
-		}
 	}
-	return results, nil
+	err = b.passes(ctx, store, b.o.byRank(results))
+	return slices.DeleteFunc(slices.Clone(results), func(s *backupSource) bool { return s.began.IsZero() }), err
 }
 
 // commit stores the snapshot, unless nothing was saved.

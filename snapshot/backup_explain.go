@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/whole-tale/wtsnap/snapshot/exclude"
 	"github.com/whole-tale/wtsnap/snapshot/localfs"
@@ -14,13 +15,29 @@ import (
 // estimate sets Progress' totals: from the parents, or, if asked for, by counting. The count goes on beside the run.
 func (b *backup) estimate(ctx context.Context) {
 	p := b.o.Progress
+	whole := true
+	var counts sync.WaitGroup
+	defer func() {
+		if whole {
+			b.walkers.Go(func() {
+				counts.Wait()
+				b.counted.Store(ctx.Err() == nil)
+			})
+		}
+	}()
 	for i := range b.o.Sources {
 		spec := &b.o.Sources[i]
 		if parent := finished(b.parents[spec.Label]); parent != nil {
 			p.TotalFiles.Add(parent.source.Files)
 			p.TotalBytes.Add(parent.source.Bytes)
-		} else if b.o.Estimate && spec.Stream == nil && spec.Kind == SourceFolder {
-			b.walkers.Go(func() { b.countSource(ctx, spec) })
+		} else if (b.o.Estimate || b.o.bounded()) && spec.Stream == nil && spec.Kind == SourceFolder {
+			counts.Add(1)
+			b.walkers.Go(func() {
+				defer counts.Done()
+				b.countSource(ctx, spec)
+			})
+		} else {
+			whole = false
 		}
 	}
 }

@@ -20,14 +20,16 @@ var errTorn = errors.New("it changed while it was read: what was saved may be a 
 
 // A fileTask is a file to be read.
 type fileTask struct {
-	f      *openFolder
-	slot   *slot
-	name   string
-	openAs string
-	meta   localfs.Meta // when it was listed
-	old    *Node        // what a parent has under that name, or nil
-	link   *linkedInode // that it owns, or nil
-	verify *Node        // unchanged, as far as the inode tells: only some of it is read, and compared
+	f       *openFolder
+	slot    *slot
+	name    string
+	openAs  string
+	meta    localfs.Meta // when it was listed
+	old     *Node        // what a parent has under that name, or nil
+	link    *linkedInode // that it owns, or nil
+	counted bool         // an earlier pass has it
+
+	verify *Node // unchanged, as far as the inode tells: only some of it is read, and compared
 }
 
 func (t *fileTask) path() string { return joinName(t.f.path, t.name) }
@@ -60,6 +62,13 @@ func (b *backup) finish(t *fileTask, n *Node, err error) (unread []fileTask) {
 // countFile counts a file that is saved.
 func (b *backup) countFile(t *fileTask, n *Node) {
 	p := b.o.Progress
+	if t.counted {
+		return
+	}
+	if s := t.f.src; s.past != nil {
+		s.files.Add(1)
+		s.bytes.Add(n.Size)
+	}
 	p.Files.Add(1)
 	p.Bytes.Add(n.Size)
 	switch {
@@ -285,6 +294,7 @@ func (b *backup) readLarge(ctx context.Context, split *chunk.Splitter, t *fileTa
 	defer file.Close()
 	b.o.Progress.SetPath(t.path())
 	a := &assembly{b: b, content: newContent(b, t)}
+	t.f.at(t.slot, &partialFile{a, Node{Name: t.name, Meta: m}})
 	var after localfs.Meta
 	extents, err := extentsOf(file, &m)
 	if err == nil {
@@ -486,6 +496,24 @@ func (a *assembly) done(i int, p Part) {
 	if a.then != nil && a.next == a.cut {
 		a.then()
 	}
+}
+
+// A partialFile is a large file that is being read. A checkpoint keeps what is stored of it, so that a prune does too.
+type partialFile struct {
+	a    *assembly
+	node Node
+}
+
+func (f *partialFile) partial(context.Context) (*Node, error) {
+	f.a.mu.Lock()
+	defer f.a.mu.Unlock()
+	c := f.a.content.list.Clone()
+	if c.size == 0 {
+		return nil, nil
+	}
+	n := f.node
+	n.Flags |= FlagPartial
+	return &n, c.Finish(&n)
 }
 
 // wait waits until all pieces that were handed out are stored, or the run has ended.

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sort"
@@ -34,6 +35,8 @@ type openFolder struct {
 	window   []*slot // opened and not added yet
 	listed   bool    // all entries were opened
 	finished bool
+	lacks    bool          // a file in it, or below, was put off
+	before   *Node         // what the pass before has saved of it, or nil
 	size     int64         // bytes of the files below
 	room     chan struct{} // a token each time the window shrinks, at most one
 	leaves   []PageRef     // the parent's pages of nodes, as far as the walk has come: bases of deltas
@@ -46,13 +49,13 @@ type openFolder struct {
 type slot struct {
 	done bool
 	node *Node         // where done: nil leaves the entry out
-	part partialFolder // of a folder that is at work, else nil
+	part partialFolder // of a folder or a large file that is at work, else nil
 }
 
-// A partialFolder can say at any time what of it is finished. The gate is held exclusively.
+// A partialFolder, or a large file, can say at any time what of it is finished. The gate is held exclusively.
 type partialFolder interface {
-	// partial returns a folder's node, whose pages are stored, or nil if there is nothing yet.
-	partial() (*Node, error)
+	// partial returns its node, whose pages are stored, or nil if there is nothing yet.
+	partial(ctx context.Context) (*Node, error)
 }
 
 func (b *backup) newFolder(src *backupSource, node Node) *openFolder {
@@ -85,6 +88,17 @@ func (f *openFolder) open(p partialFolder) *slot {
 	s := &slot{part: p}
 	f.place(s)
 	return s
+}
+
+// at says what is at work at an entry's place.
+func (f *openFolder) at(s *slot, p partialFolder) {
+	f.b.gate.RLock()
+	f.mu.Lock()
+	if !s.done {
+		s.part = p
+	}
+	f.mu.Unlock()
+	f.b.gate.RUnlock()
 }
 
 // place makes a place that another may resolve already.
@@ -187,6 +201,9 @@ func (f *openFolder) add(n *Node) {
 		f.b.owners.add(n.UID, n.GID, "", "")
 	}
 	f.size += n.Size * countedSize(n.Type)
+	if f.src.past != nil {
+		return // what the pass before has is counted
+	}
 	switch n.Type {
 	case localfs.TypeFile:
 		f.src.files.Add(1)
@@ -196,8 +213,9 @@ func (f *openFolder) add(n *Node) {
 	}
 }
 
-// partial implements partialFolder: the pages so far, and after them what is finished out of order.
-func (f *openFolder) partial() (*Node, error) {
+// partial implements partialFolder: the pages so far, after them what is finished out of order, and then what the pass
+// before has.
+func (f *openFolder) partial(ctx context.Context) (*Node, error) {
 	if f.finished {
 		return &f.node, nil
 	}
@@ -207,7 +225,7 @@ func (f *openFolder) partial() (*Node, error) {
 		n := s.node
 		if !s.done && s.part != nil {
 			var err error
-			if n, err = s.part.partial(); err != nil {
+			if n, err = s.part.partial(ctx); err != nil {
 				return nil, err
 			}
 		}
@@ -220,6 +238,11 @@ func (f *openFolder) partial() (*Node, error) {
 			return nil, err
 		}
 	}
+	rest, err := f.rest(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	size += rest
 	id, err := c.Finish()
 	if err != nil {
 		return nil, err

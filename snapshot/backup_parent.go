@@ -27,6 +27,7 @@ type parentSnap struct {
 	source Source
 	node   *Node // of the label
 	recent int64 // ns since 1970, see raceMargin
+	pass   bool  // it is what an earlier pass of this run saved
 }
 
 // raceMargin is how much older than the beginning of its reading a file's ctime must be for a later change to show in
@@ -156,8 +157,8 @@ func (c *pastCursor) seek(ctx context.Context, b *backup, path, name string) *No
 
 // A past is what parents know of an entry: nodes of the same name and type, checkpoints first.
 type past struct {
-	nodes [maxParents]*Node
-	from  [maxParents]*parentSnap
+	nodes [maxParents + 1]*Node
+	from  [maxParents + 1]*parentSnap
 	n     int
 	whole bool // the finished parent has a file of that name
 }
@@ -177,19 +178,30 @@ func lookup(ctx context.Context, b *backup, cursors []pastCursor, path, name str
 	return old
 }
 
-// any returns a node that the entry can be compared with, or nil.
+// any returns a node that the entry can be compared with, or nil. One of which only the beginning was saved has nothing
+// that is not found without it.
 func (o *past) any() *Node {
-	if o.n == 0 {
-		return nil
+	for _, n := range o.nodes[:o.n] {
+		if !n.IsFile() || n.Flags&FlagPartial == 0 {
+			return n
+		}
 	}
-	return o.nodes[0]
+	return nil
+}
+
+// before returns what the pass before has saved of the entry, or nil.
+func (o *past) before() *Node {
+	if o.n > 0 && o.from[0].pass {
+		return o.nodes[0]
+	}
+	return nil
 }
 
 // sameContent reports whether a file's content can be taken from old without reading it, as far as the inode tells:
 // size, mtime and inode are the same, and ctime is, or its change is explained by other metadata. Where only the
 // extended attributes can explain it, it asks for them. fresh are the attributes now; nil where they are as in old.
 func sameContent(old *Node, m *localfs.Meta, recent int64, xattrs func() ([]localfs.Xattr, error)) (same, asked bool, fresh []localfs.Xattr, err error) {
-	if old.Size != m.Size || old.MTime != m.MTime || old.Ino != m.Ino || old.Flags&FlagTorn != 0 || old.CTime >= recent {
+	if old.Size != m.Size || old.MTime != m.MTime || old.Ino != m.Ino || old.Flags&(FlagTorn|FlagPartial) != 0 || old.CTime >= recent {
 		return false, false, nil, nil
 	}
 	if old.CTime == m.CTime {

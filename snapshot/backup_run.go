@@ -1,8 +1,10 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,8 +45,9 @@ type backup struct {
 
 	excludes map[string]*excluder // by label
 	parents  map[string][]*parentSnap
-	fail     func(error) // ends the run
-	failure  error       // the first that ended it; written under mu
+	fail     func(error)             // ends the run
+	halt     context.CancelCauseFunc // ends it with a checkpoint
+	failure  error                   // the first that ended it; written under mu
 
 	// gate is held shared by whoever puts a blob or changes what a checkpoint reads, and exclusively by a checkpoint.
 	// It must not be taken twice, and nothing that waits for another holder may be done under it.
@@ -66,7 +69,9 @@ type backup struct {
 	mu            sync.Mutex
 	errors        []PathError
 	begun         []*backupSource
-	stored        int64 // new blobs at the last checkpoint
+	stored        int64       // new blobs at the last checkpoint
+	last          *Snapshot   // the last checkpoint
+	counted       atomic.Bool // Progress' totals are whole
 }
 
 // putHinted stores a blob, as a delta against some others if that pays.
@@ -162,6 +167,7 @@ func (b *backup) start(ctx, store context.Context) (wait func()) {
 			if err != nil {
 				b.fail(err)
 			}
+			b.spend()
 			return id, err
 		}
 		workers.Go(func() {
@@ -176,6 +182,9 @@ func (b *backup) start(ctx, store context.Context) (wait func()) {
 	var checkpoints sync.WaitGroup
 	if b.o.CheckpointInterval > 0 {
 		checkpoints.Go(func() { b.checkpoints(ctx, store, stop) })
+	}
+	if !b.o.Until.IsZero() {
+		checkpoints.Go(func() { b.watch(ctx, stop) })
 	}
 	return func() {
 		b.walkers.Wait()
@@ -220,6 +229,11 @@ func (b *backup) uploaded(bytes int64) {
 
 // problem reports that an entry could not be saved, or not as it should be.
 func (b *backup) problem(s *backupSource, path string, err error) {
+	if s != nil && b.o.bounded() {
+		if _, known := s.said.LoadOrStore(path+"\x00"+err.Error(), nil); known {
+			return
+		}
+	}
 	b.problems.Add(1)
 	b.o.Progress.Problems.Add(1)
 	if s != nil {
@@ -239,7 +253,7 @@ func (b *backup) reported() []PathError {
 	return append([]PathError(nil), b.errors...)
 }
 
-// saved returns the sources that were begun, are there, and are not refused.
+// saved returns the sources that were begun, are there, and are not refused, in the order of their labels.
 func (b *backup) saved() (list []*backupSource) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -248,6 +262,7 @@ func (b *backup) saved() (list []*backupSource) {
 			list = append(list, s)
 		}
 	}
+	slices.SortFunc(list, func(a, b *backupSource) int { return cmp.Compare(a.spec.Label, b.spec.Label) })
 	return list
 }
 
@@ -279,7 +294,7 @@ func (b *backup) checkpoint(ctx context.Context) (*Snapshot, error) {
 	if stored == b.stored {
 		return nil, nil
 	}
-	root, err := b.root.partial()
+	root, err := b.root.partial(ctx)
 	if err != nil || root == nil {
 		return nil, err
 	}
@@ -293,16 +308,20 @@ func (b *backup) checkpoint(ctx context.Context) (*Snapshot, error) {
 		return nil, err
 	}
 	b.stored = b.s.Stats().BlobsNew
-	return &Snapshot{Ref: ref, Manifest: m}, nil
+	b.last = &Snapshot{Ref: ref, Manifest: m}
+	return b.last, nil
 }
 
-// interrupted stores a last checkpoint after ctx has ended and everybody has stopped. It returns ctx's error, and what
-// was stored, which is an earlier checkpoint's nil where nothing is new.
+// interrupted stores a last checkpoint after ctx has ended and everybody has stopped. It returns ctx's error, and the
+// last checkpoint: nil where there was nothing new to store in this run.
 func (b *backup) interrupted(ctx, store context.Context) (*Snapshot, error) {
 	cause := context.Cause(ctx)
 	snap, err := b.checkpoint(store)
 	if err != nil {
 		return nil, fmt.Errorf("%w (and storing a checkpoint failed: %w)", cause, err)
+	}
+	if snap == nil {
+		snap = b.last
 	}
 	return snap, cause
 }

@@ -351,7 +351,7 @@ func (k *Sink) lookup(ctx context.Context, root chunk.ID, name string) (*Node, e
 }
 
 // partial implements partialFolder.
-func (k *Sink) partial() (*Node, error) {
+func (k *Sink) partial(context.Context) (*Node, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.build(k.root, "", true)

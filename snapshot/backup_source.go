@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 type backupSource struct {
 	spec    *SourceSpec
 	kind    SourceKind
+	place   *slot // in the root
 	parents []*parentSnap
 	exclude *excluder
 	began   time.Time
@@ -23,6 +25,12 @@ type backupSource struct {
 	inodes  inodeTable
 
 	night, nights uint64 // of the sample; nights 0: none is taken
+
+	limit    int64       // files that are larger are put off
+	past     *parentSnap // what the pass before saved; nil in the first one
+	later    later       // put off, and not saved yet
+	finished bool        // nothing more of it comes
+	said     sync.Map    // problems, so that each is said in one pass only; where there may be several
 
 	seen    atomic.Int64 // regular files, readable or not
 	matched atomic.Int64 // of these, those that the finished parent has at the same path
@@ -40,15 +48,20 @@ type backupSource struct {
 }
 
 func (b *backup) newSource(spec *SourceSpec, parents []*parentSnap) *backupSource {
-	s := &backupSource{spec: spec, kind: spec.Kind, parents: parents, exclude: b.excludes[spec.Label], began: time.Now()}
+	s := &backupSource{spec: spec, kind: spec.Kind, parents: parents, exclude: b.excludes[spec.Label]}
 	if p := finished(parents); p != nil && b.o.SampleNights > 0 && !b.o.ReadAll {
 		s.nights = max(uint64(b.o.SampleNights), uint64(p.source.Bytes/sampleBytes))
 		s.night = uint64(b.o.Time.Unix()/86400) % s.nights
 	}
-	b.mu.Lock()
-	b.begun = append(b.begun, s)
-	b.mu.Unlock()
 	return s
+}
+
+// begin makes a source one that checkpoints tell of.
+func (b *backup) begin(s *backupSource) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s.began = time.Now()
+	b.begun = append(b.begun, s)
 }
 
 // describe returns the source's line of the manifest.
@@ -65,14 +78,15 @@ func (s *backupSource) removed() int64 {
 	return 0
 }
 
-// save saves one source and puts it into the root, or notes why not. An error ends the run.
+// save saves one source and puts it into the root, or notes why not. Where a part of it was put off, the next pass goes
+// on. An error ends the run.
 func (b *backup) save(ctx context.Context, s *backupSource) error {
 	var (
 		n       *Node
 		missing *SourceError
 		refused *GuardError
 	)
-	place := b.root.open(nil)
+	place := s.place
 	err := b.before(s)
 	if err == nil {
 		switch {
@@ -87,6 +101,10 @@ func (b *backup) save(ctx context.Context, s *backupSource) error {
 		default:
 			err = &SourceError{s.spec.Label, s.spec.Path, fmt.Errorf("nothing here saves a source of the kind %q", s.kind)}
 		}
+	}
+	if err == nil && s.later.files.Load() > 0 {
+		b.putOff(s, n)
+		return nil
 	}
 	if err == nil && s.cut == nil {
 		err = b.after(s)
@@ -111,6 +129,7 @@ func (b *backup) save(ctx context.Context, s *backupSource) error {
 	b.gate.RLock()
 	b.root.resolve(place, n)
 	b.gate.RUnlock()
+	s.finished = true
 	return context.Cause(ctx)
 }
 
@@ -144,7 +163,15 @@ func (b *backup) savePath(ctx context.Context, s *backupSource, place *slot) (*N
 	s.dev = m.Dev
 	var old past
 	var cursors []pastCursor
-	for _, p := range s.parents {
+	parents := s.parents
+	if s.past != nil {
+		parents = append([]*parentSnap{s.past}, parents...)
+		f.before = s.past.node
+		s.later.files.Store(0)
+		s.later.bytes.Store(0)
+		s.links.abandon()
+	}
+	for _, p := range parents {
 		old.nodes[old.n], old.from[old.n] = p.node, p
 		old.n++
 		cursors = append(cursors, pastCursor{p: p, c: NewFolderCursor(b.load, p.node.Subtree)})

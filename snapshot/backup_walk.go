@@ -198,6 +198,11 @@ func (w *walker) entry(ctx context.Context, e localfs.Entry) {
 func (w *walker) folder(ctx context.Context, name string) {
 	b, f := w.b, w.f
 	old := lookup(ctx, b, w.cursors, f.path, name, localfs.TypeDir)
+	before := old.before()
+	if before != nil && before.Flags&FlagPartial == 0 {
+		f.push(before)
+		return
+	}
 	d, err := f.dir.OpenDir(name)
 	if err != nil {
 		w.closedFolder(ctx, name, err)
@@ -212,6 +217,7 @@ func (w *walker) folder(ctx context.Context, name string) {
 	child := b.newFolder(f.src, Node{Name: name, Meta: m})
 	child.path, child.rel, child.hash, child.dir = w.path(name), joinPath(f.rel, name), pathHash(f.hash, name), d
 	child.node.Xattrs = w.xattrs(name, &m, &old, d.Xattrs)
+	child.before = before
 	child.hold()
 	child.up, child.slot = f, f.open(child)
 	if f.src.exclude.OneFileSystem && m.Dev != f.src.dev {
@@ -288,22 +294,27 @@ func (w *walker) file(ctx context.Context, name, openAs string, m *localfs.Meta)
 	if f.src.exclude.MaxSize.Decide(m.Size).Excluded {
 		return
 	}
-	f.src.seen.Add(1)
 	old := lookup(ctx, b, w.cursors, f.path, name, localfs.TypeFile)
-	if old.whole {
-		f.src.matched.Add(1)
+	if f.src.past == nil {
+		f.src.seen.Add(1)
+		if old.whole {
+			f.src.matched.Add(1)
+		}
 	}
-	t := fileTask{f: f, name: name, openAs: openAs, meta: *m, old: old.any()}
+	t := fileTask{f: f, name: name, openAs: openAs, meta: *m, old: old.any(), counted: old.before() != nil}
+	if w.putsOff(ctx, &t, &old) {
+		return
+	}
 	if m.Nlink > 1 && w.linked(&t) {
 		return
 	}
-	if !b.o.ReadAll {
+	if !b.o.ReadAll || t.counted {
 		n, err := w.known(ctx, &t, &old)
 		if err != nil {
 			w.problem(name, fmt.Errorf("its extended attributes: %w", err))
 		}
 		if n != nil {
-			if b.sampled(f.src, &t, n) {
+			if !t.counted && b.sampled(f.src, &t, n) {
 				c := *n
 				t.verify = &c
 			} else {
@@ -342,6 +353,9 @@ func (w *walker) known(ctx context.Context, t *fileTask, old *past) (*Node, erro
 	}
 	for i := range old.n {
 		n := old.nodes[i]
+		if w.b.o.ReadAll && !old.from[i].pass {
+			break
+		}
 		same, asked, fresh, err := sameContent(n, &t.meta, old.from[i].recent, read)
 		if err != nil {
 			return nil, err
@@ -350,7 +364,7 @@ func (w *walker) known(ctx context.Context, t *fileTask, old *past) (*Node, erro
 			return take(n, asked, fresh)
 		}
 	}
-	if t.meta.Nlink > 1 && len(w.f.src.parents) > 0 {
+	if t.meta.Nlink > 1 && len(w.f.src.parents) > 0 && !w.b.o.ReadAll {
 		if n := w.f.src.inodes.find(ctx, w.b, w.f.src.parents, &t.meta); n != nil && w.b.useContent(ctx, n) {
 			return take(n, false, nil)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 
 	"github.com/whole-tale/wtsnap/chunk"
 )
@@ -165,6 +166,17 @@ func (b *ListBuilder) flush(level int) error {
 
 func appendRef(dst []byte, r ListRef) []byte {
 	return append(binary.AppendUvarint(dst, uint64(r.Size)), r.ID[:]...)
+}
+
+// Clone returns a builder that goes on from here on its own.
+func (b *ListBuilder) Clone() *ListBuilder {
+	c := *b
+	c.inline = slices.Clone(b.inline)
+	c.pages = make([]*openPage, len(b.pages))
+	for i, p := range b.pages {
+		c.pages[i] = p.clone()
+	}
+	return &c
 }
 
 // Finish stores what is left and sets n's content and size. The builder cannot be used any more.

@@ -42,7 +42,8 @@ const (
 	// FlagTorn marks a file that changed while it was read: its bytes may never have been in the file at one time.
 	FlagTorn NodeFlags = 1 << iota
 	// FlagPartial marks a folder that does not hold all that the source's did: its entries could not be listed, or the
-	// snapshot is a checkpoint and the folder was not finished.
+	// snapshot is a checkpoint and the folder was not finished. Of a file, only the beginning was saved: such a node is in
+	// checkpoints only.
 	FlagPartial
 
 	knownFlags = FlagTorn | FlagPartial

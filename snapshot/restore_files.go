@@ -29,6 +29,9 @@ const (
 	fileRebuild
 )
 
+// errBeginning is the problem of a file that a checkpoint has in part.
+var errBeginning = errors.New("the checkpoint has only its beginning: the backup ended before its end")
+
 // A file is one regular file at work.
 type file struct {
 	rel  string

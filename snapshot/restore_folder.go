@@ -388,6 +388,13 @@ func (w *window) plan(ctx context.Context, d *folder, n *Node, rel string) error
 		w.others = append(w.others, o)
 		return nil
 	}
+	if n.Flags&FlagPartial != 0 {
+		rs.n.failed.Add(1)
+		rs.problem(rel, errBeginning)
+		if there { // it may be whole
+			return nil
+		}
+	}
 	rs.n.total.Add(n.Size)
 	f := &file{rel: rel, node: n, mode: fileNew, group: group}
 	switch {

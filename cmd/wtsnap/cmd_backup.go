@@ -33,8 +33,13 @@ Examples:
   wtsnap backup homes=/srv/homes --exclude "*.tmp" --exclude-caches --tag nightly
   pg_dump app | wtsnap backup db=stdin:app.sql
   wtsnap backup /srv/homes --exclude-file excludes --explain /srv/homes/alice/cache/x
+  wtsnap backup --upload-budget 20GiB --window 22:00-06:00    a long first backup, a part each night
 
-Exit codes: 0 all is saved; 3 it is, but for the entries that are named; 14 a source looks empty, or is not what it should
+With a budget or a window, databases come first, then streams, then the small files of all folders, the largest last. Where
+one of them ends, what was saved is a checkpoint, and the next run goes on from there.
+
+Exit codes: 0 all is saved; 3 it is, but for the entries that are named; 4 the budget is used up, or the window is over: a
+checkpoint is left, and the next run goes on from there; 14 a source looks empty, or is not what it should
 be, and was left out; 130 interrupted: a checkpoint is left, and the next run goes on from there.`,
 		Flags: append([]cli.Flag{
 			&cli.StringSliceFlag{Name: "exclude", Aliases: []string{"e"}, Usage: "leave out what matches `PATTERN` of .gitignore, relative to each source; may be repeated"},
@@ -54,7 +59,7 @@ be, and was left out; 130 interrupted: a checkpoint is left, and the next run go
 			spanFlag("checkpoint-interval", "store a restorable checkpoint each `LONG` during a long backup (default: 5min; 0: only when interrupted)"),
 			&cli.StringFlag{Name: "host", Usage: "the host's `NAME`, for people"},
 			&cli.GenericFlag{Name: "time", Value: newValue(parseWhen), Usage: "date the snapshot at `TIME` instead of now"},
-		}, mongoFlags()...),
+		}, append(mongoFlags(), windowFlags("store at most `SIZE` in this run, and leave a checkpoint")...)...),
 		Action: a.action(a.backup),
 	}
 }
@@ -119,6 +124,11 @@ func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error
 		o.Host, _ = os.Hostname() // for people only
 	}
 	o.Uploads = a.g.connections
+	if budget, ok := get[int64](c, "upload-budget"); ok {
+		if o.UploadBudget = budget; budget <= 0 {
+			return o, usagef("--upload-budget 20GiB", "--upload-budget %s leaves nothing to store", c.String("upload-budget"))
+		}
+	}
 	return o, nil
 }
 
@@ -184,6 +194,16 @@ type backupDoc struct {
 	Seconds    float64             `json:"seconds"`
 	Problems   int64               `json:"problems"`
 	Errors     []jsonProblem       `json:"errors"`
+	Stopped    *stoppedDoc         `json:"stopped,omitempty"`
+}
+
+// stoppedDoc says why a run was ended, and what is left to do.
+type stoppedDoc struct {
+	Reason     string                `json:"reason"`
+	Budget     int64                 `json:"budget,omitempty"`
+	Until      string                `json:"until,omitempty"`
+	Unfinished []snapshot.Unfinished `json:"unfinished"`
+	Left       *snapshot.Remainder   `json:"left,omitempty"`
 }
 
 func (a *app) backup(c *cli.Context) error {
@@ -202,6 +222,9 @@ func (a *app) backup(c *cli.Context) error {
 	}
 	if a.g.memory > 0 {
 		debug.SetMemoryLimit(a.g.memory)
+	}
+	if o.Until, err = a.window(c); err != nil {
+		return err
 	}
 	r, err := a.openRepo()
 	if err != nil {
@@ -255,6 +278,12 @@ func newBackupDoc(o snapshot.BackupOptions, rep *snapshot.BackupReport, requests
 			d.Parent = s.Parent.String()
 		}
 	}
+	if e := rep.Stopped; e != nil {
+		d.Stopped = &stoppedDoc{Reason: e.Reason, Budget: e.Budget, Unfinished: append([]snapshot.Unfinished{}, rep.Unfinished...), Left: rep.Left}
+		if !e.Until.IsZero() {
+			d.Stopped.Until = utc(e.Until)
+		}
+	}
 	return d
 }
 
@@ -281,5 +310,18 @@ func printBackup(w io.Writer, rep *snapshot.BackupReport, d backupDoc) {
 	}
 	row("files", files)
 	row("bytes", fmt.Sprintf("%s read, %s new, %s uploaded", size(rep.Bytes.Read), size(rep.Bytes.StoredNew), size(rep.Bytes.Uploaded)))
+	for _, u := range rep.Unfinished {
+		text := "not begun"
+		if u.State == "unfinished" {
+			text = "not finished"
+			if u.Later > 0 {
+				text += "; large files, " + plural(u.Later, "file", "files") + " of " + size(u.Bytes) + ", come last"
+			}
+		}
+		row("missing", shown(u.Label)+": "+text)
+	}
+	if l := rep.Left; l != nil {
+		row("left", "about "+plural(l.Files, "file", "files")+", "+size(l.Bytes)+" as they are")
+	}
 	row("took", fmt.Sprintf("%s, %s", took(seconds(d.Seconds)), plural(sumRequests(d.Requests), "call of the storage", "calls of the storage")))
 }

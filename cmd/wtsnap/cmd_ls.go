@@ -29,12 +29,14 @@ type nodeDoc struct {
 	Target string `json:"target,omitempty"` // of symbolic links
 	Links  uint32 `json:"links,omitempty"`  // names of a file, if there are several
 	Torn   bool   `json:"torn,omitempty"`   // it changed while it was read
+	// Partial: of a file, only the beginning was saved; of a folder, not all entries.
+	Partial bool `json:"partial,omitempty"`
 }
 
 func newNodeDoc(s *snapshot.Snapshot, path string, n *snapshot.Node) nodeDoc {
 	d := nodeDoc{jsonName: nameOf(path), Type: typeName(n.Type), Size: n.Size, Mode: fmt.Sprintf("%04o", n.Mode), UID: n.UID, GID: n.GID,
 		User: s.Owners.Users[n.UID], Group: s.Owners.Groups[n.GID], MTime: utc(time.Unix(0, n.MTime)), Target: nameOf(n.Target).Path,
-		Torn: n.Flags&snapshot.FlagTorn != 0}
+		Torn: n.Flags&snapshot.FlagTorn != 0, Partial: n.Flags&snapshot.FlagPartial != 0}
 	if n.IsFile() && n.Nlink > 1 {
 		d.Links = n.Nlink
 	}

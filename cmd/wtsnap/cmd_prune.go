@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,6 +26,17 @@ func pruneFlags() []cli.Flag {
 			"0 says that nobody else uses the repository now, and frees everything at once"),
 		compressionFlag(),
 	}
+}
+
+// pruneWindow takes the budget and the window of prune into its options.
+func (a *app) pruneWindow(c *cli.Context, o *repo.PruneOptions) (err error) {
+	if budget, ok := get[int64](c, "upload-budget"); ok && (o.MaxRepack == 0 || budget < o.MaxRepack) {
+		if o.MaxRepack = budget; budget <= 0 {
+			return usagef("--upload-budget 5GiB", "--upload-budget %s leaves nothing to write", c.String("upload-budget"))
+		}
+	}
+	o.Until, err = a.window(c)
+	return err
 }
 
 func pruneOptions(c *cli.Context) (repo.PruneOptions, error) {
@@ -78,14 +90,18 @@ Examples:
 
   wtsnap prune
   wtsnap prune --dry-run
-  wtsnap prune --grace 0                    nobody else uses the repository now`,
-		Flags: append(pruneFlags(), dryRunFlag("show the plan and do nothing")),
+  wtsnap prune --grace 0                    nobody else uses the repository now
+  wtsnap prune --window 22:00-06:00         what is not rewritten by then is left to the next one`,
+		Flags: slices.Concat(pruneFlags(), windowFlags("rewrite at most `SIZE` in this run"), []cli.Flag{dryRunFlag("show the plan and do nothing")}),
 		Action: a.action(func(c *cli.Context) error {
 			if _, err := a.arguments(0, 0, ""); err != nil {
 				return err
 			}
 			o, err := pruneOptions(c)
 			if err != nil {
+				return err
+			}
+			if err := a.pruneWindow(c, &o); err != nil {
 				return err
 			}
 			r, err := a.openRepo()

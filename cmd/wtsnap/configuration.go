@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/config"
+	"github.com/whole-tale/wtsnap/cmd/wtsnap/schedule"
 	"github.com/whole-tale/wtsnap/snapshot"
 	"github.com/whole-tale/wtsnap/snapshot/exclude"
 )
@@ -67,6 +68,11 @@ func configFlags(flags []cli.Flag) map[string]config.Flag {
 			}
 		}
 		switch name {
+		case "window":
+			c.Check = func(s string) error {
+				_, err := schedule.ParseWindow(s)
+				return err
+			}
 		case "exclude":
 			c.Check = checkPattern
 		case "tag", "keep-tag":

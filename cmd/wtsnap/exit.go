@@ -81,6 +81,7 @@ func exitCode(ctx context.Context, err error) int {
 		{exitPassword, errors.Is(err, repo.ErrWrongPassword)},
 		{exitNoRepository, errors.Is(err, repo.ErrNoRepository)},
 		{exitBusy, errors.Is(err, repo.ErrBusy)},
+		{exitIncomplete, is[*snapshot.StoppedError](err)},
 	} {
 		if rule.is {
 			return rule.code
@@ -120,6 +121,8 @@ func interruption(ctx context.Context, err error, text, hint string) error {
 // backupStatus turns the report of a backup and its error into the error that the command ends with.
 func backupStatus(rep *snapshot.BackupReport, err error) error {
 	switch {
+	case err != nil && rep != nil && rep.Stopped != nil && rep.Snapshot == nil:
+		return &statusError{exitIncomplete, "backing up: ended before anything new was saved", "run the same command again, in a window that is long enough", err}
 	case err != nil && rep != nil && rep.Snapshot != nil && rep.Snapshot.Checkpoint:
 		return &statusError{exitIncomplete, "backing up: ended before the end; checkpoint " + rep.Snapshot.Ref.ID.Short() + " holds what was done",
 			"run the same command again: it goes on from there, and uploads nothing twice", err}

@@ -65,49 +65,52 @@ func (d *dump) stream(ctx context.Context, path string, produce func(context.Con
 
 // read reads the documents of a collection, at a cluster time or, where that is zero, as they come.
 func (d *dump) read(ctx context.Context, q *queue, c *collection, name string, raw bool, at bson.Timestamp, n *counter) error {
-	if d.s.Sessions {
-		sess, err := d.session(!at.IsZero(), at)
+	if d.inOrder(c) && c.count > 0 && c.bytes >= d.o.rangesFrom() {
+		return d.readRanges(ctx, q, c, name, at, n)
+	}
+	return d.withSession(ctx, at, func(ctx context.Context) error {
+		batch := 0
+		if c.count > 0 {
+			batch = int(max(firstBatch, batchBytes/max(1, c.bytes/c.count)))
+		}
+		opts := findOptions(batch, raw)
+		if d.inOrder(c) {
+			opts = byID(batch)
+		}
+		cursor, err := d.s.find(ctx, c.db, name, opts.SetNoCursorTimeout(true))
+		if hasCode(err, codeAtlas, codeNotImplemented) { // some services do not let a cursor live as long as it is needed
+			cursor, err = d.s.find(ctx, c.db, name, opts.SetNoCursorTimeout(false))
+		}
 		if err != nil {
 			return err
 		}
-		defer d.endSession(ctx, sess)
-		ctx = driver.NewSessionContext(ctx, sess)
-	}
-	batch := 0
-	if c.count > 0 {
-		batch = int(max(firstBatch, batchBytes/max(1, c.bytes/c.count)))
-	}
-	opts := findOptions(batch, raw).SetNoCursorTimeout(true)
-	cursor, err := d.s.find(ctx, c.db, name, opts)
-	if hasCode(err, codeAtlas, codeNotImplemented) { // some services do not let a cursor live as long as it is needed
-		cursor, err = d.s.find(ctx, c.db, name, opts.SetNoCursorTimeout(false))
-	}
-	if err != nil {
-		return err
-	}
-	defer closeCursor(ctx, cursor)
+		defer closeCursor(ctx, cursor)
+		return d.gather(ctx, cursor, n, func(block []byte) error {
+			n.show()
+			return q.put(ctx, block)
+		})
+	})
+}
+
+// gather reads a cursor to its end, and hands on blocks of whole documents.
+func (d *dump) gather(ctx context.Context, cursor *driver.Cursor, n *counter, put func(block []byte) error) error {
 	block := d.spool.block()
 	for cursor.Next(ctx) {
 		doc := cursor.Current
 		n.documents++
 		n.bytes += int64(len(doc))
 		if len(block) > 0 && len(block)+len(doc) > blockBytes {
-			n.show()
-			if err := q.put(ctx, block); err != nil {
+			if err := put(block); err != nil {
 				return err
 			}
 			block = d.spool.block()
 		}
 		block = append(block, doc...)
 	}
-	n.show()
-	if err := cursor.Err(); err != nil {
+	if err := cursor.Err(); err != nil || len(block) == 0 {
 		return err
 	}
-	if len(block) == 0 {
-		return nil
-	}
-	return q.put(ctx, block)
+	return put(block)
 }
 
 // findOptions are the options that read a collection in natural order. batch 0 = the server's own.

@@ -37,14 +37,26 @@ type SourceOptions struct {
 	Include        []string // patterns of namespaces; none = all
 	Exclude        []string
 	Consistency    snapshot.MongoConsistency // "" = the best that the server offers; MongoNone, MongoSnapshot, MongoWindow
+	Order          snapshot.MongoOrder       // of documents; "" = MongoNatural
 	Parallel       int                       // collections at a time; 0 = 4
 	Spool          int64                     // bytes on disk that the server may be ahead of the repository; 0 = 2 GiB, < 0 = none
 	SpoolDir       string                    // "" = the system's folder for temporary files
+
+	ranges int64 // bytes from which on a collection is read in ranges; 0 = 64 MiB
+}
+
+// rangesFrom returns how large a collection must be for several readers to pay.
+func (o *SourceOptions) rangesFrom() int64 {
+	if o.ranges > 0 {
+		return o.ranges
+	}
+	return 8 * rangeBytes
 }
 
 // A Source is a MongoDB that is backed up. It implements snapshot.StreamSource.
 //
-// Several collections are read at a time, the largest first, each by one cursor in natural order, as mongodump does. The
+// Several collections are read at a time, the largest first, each by one cursor in natural order, as mongodump does; in
+// the order of _id, where that is asked for, a large one by several cursors. The
 // reader of each is ahead of the repository by some MiB of memory, and then by the spool: the server sees a client that
 // takes what it gives. Where both are full, cursors wait, and are kept alive.
 //
@@ -75,6 +87,13 @@ func NewSource(o SourceOptions) (*Source, error) {
 	case "", snapshot.MongoNone, snapshot.MongoSnapshot, snapshot.MongoWindow:
 	default:
 		return nil, fmt.Errorf("consistency %q: there are %s, %s and %s", o.Consistency, snapshot.MongoSnapshot, snapshot.MongoWindow, snapshot.MongoNone)
+	}
+	switch o.Order {
+	case "":
+		s.o.Order = snapshot.MongoNatural
+	case snapshot.MongoNatural, snapshot.MongoByID:
+	default:
+		return nil, fmt.Errorf("order %q: there are %s and %s", o.Order, snapshot.MongoNatural, snapshot.MongoByID)
 	}
 	if s.o.Parallel <= 0 {
 		s.o.Parallel = defaultParallel
@@ -163,7 +182,7 @@ type dump struct {
 
 func (d *dump) run(ctx context.Context) error {
 	d.info = snapshot.MongoInfo{Role: snapshot.MongoDump, Server: d.s.Version, Set: d.s.Set, Member: d.s.Member,
-		Consistency: snapshot.MongoNone, Order: snapshot.MongoNatural, Include: d.o.Include, Exclude: d.o.Exclude}
+		Consistency: snapshot.MongoNone, Order: d.o.Order, Include: d.o.Include, Exclude: d.o.Exclude}
 	d.report()
 	if d.sel.database == "admin" {
 		d.sink.Notice("", "the address names the database admin: only that one is saved "+

@@ -22,6 +22,7 @@ func mongoFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "ns-include", Usage: "of a MongoDB only the collections that match `DB.COLLECTION`, with * for any text; may be repeated"},
 		&cli.StringSliceFlag{Name: "ns-exclude", Usage: "of a MongoDB not the collections that match `DB.COLLECTION`; may be repeated"},
 		&cli.StringFlag{Name: "mongo-consistency", Value: "auto", Usage: "make a MongoDB's collections consistent by `HOW` snapshot, oplog, none, or auto: the best that there is"},
+		&cli.StringFlag{Name: "mongo-order", Value: "natural", Usage: "read a MongoDB's documents in the `ORDER` natural, as its own tools do, or _id, which is the same on all members"},
 		&cli.IntFlag{Name: "mongo-parallel", Usage: "read `N` collections of a MongoDB at a time (default: 4)"},
 		sizeFlag("mongo-spool", "let a MongoDB be up to `SIZE` ahead of a slow remote, on disk in the folder for temporary files (default: 2GiB; 0: none)"),
 	}
@@ -59,6 +60,7 @@ func mongoOptions(c *cli.Context) (o mongo.SourceOptions, err error) {
 	if how := c.String("mongo-consistency"); how != "auto" {
 		o.Consistency = snapshot.MongoConsistency(how)
 	}
+	o.Order = snapshot.MongoOrder(c.String("mongo-order"))
 	if o.Parallel = c.Int("mongo-parallel"); o.Parallel < 0 || c.IsSet("mongo-parallel") && o.Parallel == 0 {
 		return o, usagef("", "--mongo-parallel %d: at least one collection is read at a time", o.Parallel)
 	}

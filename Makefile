@@ -26,6 +26,7 @@ build: ## build bin/wtsnap
 
 bench-build: ## build bin/wtsnap-bench (corpora, comparer, benchmark)
 	go build -o bin/wtsnap-bench ./cmd/wtsnap-bench
+	go build -o bin/thinline ./cmd/wtsnap-bench/thinline
 
 test: build/mongo/built ## run the fast tests, and name the skipped ones; MONGO_URI=... uses a real server, too
 	$(MONGO) go run ./.ci/testreport -timeout 10m ./... ./.ci/testreport
@@ -46,6 +47,7 @@ cross: ## compile for the other systems
 
 bench: build bench-build ## measure beside restic and borg: SIZE=small or full, RUNS=3, NIGHTS=3
 	bin/wtsnap-bench run -size $(SIZE) -runs $(RUNS) -nights $(NIGHTS) -json build/bench-$(SIZE).json
+	bin/wtsnap-bench thin -nights $(NIGHTS)
 
 demo: ## build, then show a backup's life: two nights, restore, check, prune
 	sh docs/demo.sh

@@ -64,6 +64,13 @@ be, and was left out; 130 interrupted: a checkpoint is left, and the next run go
 	}
 }
 
+// Where --bwlimit leaves an uplink of so many bytes a second or less, so many packs at a time fill it; more would only each
+// take longer, and an interruption would lose more of them.
+const (
+	slowUplink  = 1 << 20
+	slowUploads = 2
+)
+
 // backupOptions reads the flags. Nothing of them is left to chance: what is wrong is said before anything is done.
 func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error) {
 	for _, arg := range a.line.args {
@@ -124,6 +131,9 @@ func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error
 		o.Host, _ = os.Hostname() // for people only
 	}
 	o.Uploads = a.g.connections
+	if up := a.g.bandwidth.Fastest().Up; o.Uploads == 0 && up > 0 && up <= slowUplink {
+		o.Uploads = slowUploads
+	}
 	if budget, ok := get[int64](c, "upload-budget"); ok {
 		if o.UploadBudget = budget; budget <= 0 {
 			return o, usagef("--upload-budget 20GiB", "--upload-budget %s leaves nothing to store", c.String("upload-budget"))

@@ -217,3 +217,20 @@ func weekTime(t *testing.T, s string) time.Time {
 	t.Fatalf("no day %q", day)
 	return time.Time{}
 }
+
+func TestFastest(t *testing.T) {
+	for in, want := range map[string]limit.Rate{
+		"off":                               {},
+		"512:1M":                            {Up: 512 << 10, Down: 1 << 20},
+		"08:00,512k 19:00,10M:1M":           {Up: 10 << 20, Down: 1 << 20},
+		"08:00,512k 19:00,10M:off":          {Up: 10 << 20},
+		"Mon-08:00,512k Tue-19:00,off:100k": {Down: 512 << 10},
+	} {
+		if got := table(t, in).Fastest(); got != want {
+			t.Errorf("%s: %+v, want %+v", in, got, want)
+		}
+	}
+	if got := (limit.Timetable{}).Fastest(); got != (limit.Rate{}) {
+		t.Errorf("no timetable: %+v", got)
+	}
+}

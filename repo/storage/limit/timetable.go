@@ -47,6 +47,24 @@ func (t Timetable) Limited() bool {
 	return slices.ContainsFunc(t.slots, func(s slot) bool { return s.rate != Rate{} })
 }
 
+// Fastest returns the highest rate of the week, 0 where there is no limit at some time.
+func (t Timetable) Fastest() Rate {
+	if len(t.slots) == 0 {
+		return Rate{}
+	}
+	r := t.slots[0].rate
+	most := func(a, b int64) int64 {
+		if a == 0 || b == 0 {
+			return 0
+		}
+		return max(a, b)
+	}
+	for _, s := range t.slots[1:] {
+		r = Rate{Up: most(r.Up, s.rate.Up), Down: most(r.Down, s.rate.Down)}
+	}
+	return r
+}
+
 // ParseTimetable reads what rclone takes for --bwlimit: a rate ("10M", "512k",
 // "1M:500k" for up and down, "off"), or a timetable of rates from times of the
 // day ("08:00,512k 19:00,10M 23:00,off") or of the week ("Mon-00:00,512k

@@ -437,7 +437,7 @@ func (s *stage) add(key frameKey, sealed []byte) {
 
 // treePack is what was read of a pack of trees that is not in the local cache.
 type treePack struct {
-	mu    sync.Mutex // held while it is read
+	turn  chan struct{} // holds one element while it is read; who waits for it may give up
 	reads int
 }
 
@@ -469,7 +469,7 @@ func (s *stage) tree(ctx context.Context, x *index.Index, loc index.Location) ([
 	s.mu.Lock()
 	p := s.trees[loc.PackID]
 	if p == nil {
-		p = &treePack{}
+		p = &treePack{turn: make(chan struct{}, 1)}
 		s.trees[loc.PackID] = p
 	}
 	s.mu.Unlock()
@@ -484,8 +484,12 @@ func (s *stage) tree(ctx context.Context, x *index.Index, loc index.Location) ([
 	if ok && cache.Holds(name) {
 		return get(s.r.cached)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	if data := staged(); data != nil { // another one read it meanwhile
 		return data, nil
 	}

@@ -21,6 +21,9 @@ import (
 // CheckOptions are the options of Check.
 type CheckOptions struct {
 	References References
+	// Paths names what in a snapshot needs a blob that is lost; it may be nil. It is called for snapshots that lose
+	// something, one at a time.
+	Paths LostPaths
 	// ReadShare is the share of the packs, from 0 to 1, whose every byte is read, opened, decoded and
 	// hashed. Which packs is drawn anew each time, unless Part says otherwise.
 	ReadShare float64
@@ -32,12 +35,21 @@ type CheckOptions struct {
 	OnPack func(done, total int, bytes int64)
 }
 
+// LostPaths calls found for each path of a snapshot whose content, or whose folder, needs a blob that lost reports as lost.
+type LostPaths func(ctx context.Context, manifest []byte, lost func(chunk.ID) bool, found func(path string)) error
+
+// maxLostPaths bounds the paths that a problem names.
+const maxLostPaths = 1000
+
 // Problem is one thing that is wrong.
 type Problem struct {
 	Kind   string `json:"kind"`   // one of the Damage constants
 	Object string `json:"object"` // the object's name, or what part of a snapshot is affected
 	Detail string `json:"detail"`
 	Hint   string `json:"hint,omitempty"`
+	// Paths are what a snapshot has lost, wholly or in part: the first of them, Lost all.
+	Paths []string `json:"paths,omitempty"`
+	Lost  int      `json:"lost_paths,omitempty"`
 }
 
 // CheckReport says what a check saw.
@@ -61,7 +73,7 @@ type checker struct {
 	present map[index.PackID]bool  // packs that are there, with the right size
 	bad     map[index.BlobRef]bool // blobs of frames that were read and could not be
 	deltas  []index.BlobRef        // blobs of frames that were read and that rest on others
-	filed   map[Problem]bool       // what deltas met, which many of them meet
+	filed   map[string]bool        // details of what deltas met, which many of them meet
 }
 
 func (c *checker) problem(p Problem) {
@@ -100,7 +112,7 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 		o.Workers = 4
 	}
 	c := &checker{r: r, o: o, rep: &CheckReport{}, present: map[index.PackID]bool{}, bad: map[index.BlobRef]bool{},
-		filed: map[Problem]bool{}}
+		filed: map[string]bool{}}
 	// What the backend has counts here, not the cache's copy of it.
 	backend := storage.WithCaching(ctx, storage.CacheBypass)
 	// Snapshots before the index and the index before the packs: what is committed meanwhile is whole.
@@ -316,11 +328,34 @@ func (c *checker) follow(ctx context.Context, ref SnapshotRef, data []byte, err 
 		}
 	}
 	if n := lost.Load(); n > 0 && name {
-		c.problem(Problem{Kind: DamageBlobGone, Object: "snapshot " + ref.ID.Short(),
+		p := Problem{Kind: DamageBlobGone, Object: "snapshot " + ref.ID.Short(),
 			Detail: fmt.Sprintf("%d of its blobs can't be had, for example %s", n, example.Load().Short()),
-			Hint:   "packs that no index lists may hold them: wtsnap repair index"})
+			Hint:   "packs that no index lists may hold them: wtsnap repair index"}
+		if err := c.paths(ctx, data, reported, &p); err != nil {
+			return 0, err
+		}
+		c.problem(p)
 	}
 	return lost.Load(), nil
+}
+
+// paths adds to a problem which paths of a snapshot need one of the lost blobs.
+func (c *checker) paths(ctx context.Context, manifest []byte, lost map[index.Key]bool, p *Problem) error {
+	if c.o.Paths == nil {
+		return nil
+	}
+	err := c.o.Paths(ctx, manifest, func(id chunk.ID) bool { return lost[index.KeyOf(id)] }, func(path string) {
+		if p.Lost++; p.Lost <= maxLostPaths {
+			p.Paths = append(p.Paths, path)
+		}
+	})
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("%s: finding out which paths are affected: %w", p.Object, err)
+	}
+	return nil
 }
 
 // visitKey reports whether a blob is visited for the first time, and whether it and its bases lie in
@@ -566,8 +601,8 @@ func (c *checker) readDeltas(ctx context.Context) error {
 			return err
 		}
 		p := Problem{Kind: d.Kind, Object: d.Object, Detail: strings.TrimPrefix(d.Error(), "damaged: "+d.Object+": "), Hint: d.Hint}
-		if !c.filed[p] {
-			c.filed[p] = true
+		if id := p.Kind + p.Object + p.Detail; !c.filed[id] {
+			c.filed[id] = true
 			c.rep.Problems = append(c.rep.Problems, p)
 		}
 		return nil

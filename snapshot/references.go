@@ -11,6 +11,7 @@ import (
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo"
+	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
 
 // referenceWalkers is how many tree pages References loads at a time: enough to hide a backend's answer time.
@@ -137,5 +138,42 @@ func (w *refWalk) list(ctx context.Context, path string, id chunk.ID) {
 	}
 	for _, ref := range page.Refs {
 		w.list(ctx, path, ref.ID)
+	}
+}
+
+// LostPaths returns what check needs to name the paths that damage affects: files that miss a part, and folders that cannot
+// be read to their end. What lies in such a folder is not named.
+func LostPaths(load LoadFunc) repo.LostPaths {
+	return func(ctx context.Context, manifest []byte, lost func(chunk.ID) bool, found func(path string)) error {
+		m, err := DecodeManifest(manifest)
+		if err != nil {
+			return err
+		}
+		root := (&Snapshot{Manifest: m}).RootNode()
+		return Walk(ctx, load, root, "", func(path string, n *Node, err error) error {
+			switch {
+			case err != nil:
+				found(path)
+			case n.Type == localfs.TypeFile && misses(ctx, load, n, lost):
+				found(path)
+			}
+			return ctx.Err()
+		})
+	}
+}
+
+// misses reports whether a part of a file, or of the list of its parts, is lost.
+func misses(ctx context.Context, load LoadFunc, n *Node, lost func(chunk.ID) bool) bool {
+	c := newPartCursor(load, n)
+	var size int64
+	for {
+		p, ok := c.next(ctx)
+		if !ok {
+			return size < n.Size
+		}
+		size += p.Len()
+		if !p.IsHole() && lost(p.ID) {
+			return true
+		}
 	}
 }

@@ -44,6 +44,9 @@ Examples:
 	}
 }
 
+// shownPaths is how many paths of a snapshot are shown that damage affects; --json has more.
+const shownPaths = 20
+
 // maxCheckWorkers bounds the packs that a check reads at a time: each lies in memory, whatever --connections says.
 const maxCheckWorkers = 8
 
@@ -60,7 +63,8 @@ func (a *app) check(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	o := repo.CheckOptions{References: snapshot.References(snapshot.TreeLoader(r)), ReadShare: part.share, Part: part.part, Parts: part.parts}
+	load := snapshot.TreeLoader(r)
+	o := repo.CheckOptions{References: snapshot.References(load), Paths: snapshot.LostPaths(load), ReadShare: part.share, Part: part.part, Parts: part.parts}
 	if c.Bool("read-data") {
 		o.ReadShare = 1
 	}
@@ -95,6 +99,12 @@ func printCheck(w io.Writer, d checkDoc, o repo.CheckOptions) {
 	}
 	for _, p := range d.Problems {
 		fmt.Fprintf(w, "%s: %s: %s\n", p.Kind, printable(p.Object), printable(p.Detail))
+		for _, path := range p.Paths[:min(len(p.Paths), shownPaths)] {
+			fmt.Fprintf(w, "  lost, wholly or in part: /%s\n", printable(path))
+		}
+		if more := p.Lost - shownPaths; more > 0 {
+			fmt.Fprintf(w, "  and %s\n", plural(more, "other path", "other paths"))
+		}
 		if p.Hint != "" {
 			fmt.Fprintf(w, "  try: %s\n", printable(p.Hint))
 		}

@@ -33,6 +33,19 @@ import (
 type DumpSource struct {
 	Path  string    // a file or a folder; "-" = an archive from Stdin
 	Stdin io.Reader // may be nil where Path is not "-"
+	// Include and Exclude choose collections; none = all. Long names of a folder, which only the metadata say in full, are
+	// matched as far as the files' names have them.
+	Include, Exclude []Pattern
+}
+
+// takes reports whether a collection is saved. A time series' documents go with it.
+func (s *DumpSource) takes(db, name string) bool {
+	matches := func(list []Pattern) bool {
+		return slices.ContainsFunc(list, func(p Pattern) bool {
+			return p.Match(db, name) || p.Match(db, strings.TrimPrefix(name, layout.BucketsPrefix))
+		})
+	}
+	return !matches(s.Exclude) && (len(s.Include) == 0 || matches(s.Include))
 }
 
 // Save implements snapshot.StreamSource.
@@ -40,8 +53,8 @@ type DumpSource struct {
 // Memory: that of archive.Reader.Split and one chunker for each collection whose documents are under way; nothing is kept
 // on disk.
 func (s *DumpSource) Save(ctx context.Context, sink *snapshot.Sink) error {
-	d := &dumpSaver{ctx: ctx, sink: sink, databases: map[string]*snapshot.MongoDatabase{}}
-	d.info = snapshot.MongoInfo{Role: snapshot.MongoDump, Consistency: snapshot.MongoNone}
+	d := &dumpSaver{DumpSource: s, ctx: ctx, sink: sink, databases: map[string]*snapshot.MongoDatabase{}}
+	d.info = snapshot.MongoInfo{Role: snapshot.MongoDump, Consistency: snapshot.MongoNone, Include: texts(s.Include), Exclude: texts(s.Exclude)}
 	if s.Path == "-" {
 		return d.archive(snapshot.Interruptible(ctx, s.Stdin))
 	}
@@ -60,8 +73,16 @@ func (s *DumpSource) Save(ctx context.Context, sink *snapshot.Sink) error {
 	return d.archive(f)
 }
 
+func texts(list []Pattern) (out []string) {
+	for _, p := range list {
+		out = append(out, string(p))
+	}
+	return out
+}
+
 // A dumpSaver is one call of Save.
 type dumpSaver struct {
+	*DumpSource
 	ctx  context.Context // of the call
 	sink *snapshot.Sink
 
@@ -80,7 +101,7 @@ func (d *dumpSaver) archive(r io.Reader) error {
 	d.info.Server, d.info.Tool = h.ServerVersion, h.ToolVersion
 	views := map[archive.Namespace]bool{}
 	for _, c := range a.Collections() {
-		if c.Namespace == archive.Oplog {
+		if c.Namespace == archive.Oplog || !d.takes(c.DB, c.Collection) {
 			continue
 		}
 		view, err := d.metadata(&c)
@@ -96,6 +117,10 @@ func (d *dumpSaver) archive(r io.Reader) error {
 	err = a.Split(d.ctx, func(ctx context.Context, n archive.Namespace, r io.Reader) error {
 		if n == archive.Oplog {
 			return d.oplog(r, func(m io.Reader) error { return d.add(layout.OplogFile, m) })
+		}
+		if !d.takes(n.DB, n.Collection) {
+			// What nobody reads is checked all the same.
+			return nil
 		}
 		if views[n] {
 			// A view's namespace is empty; a folder has no file of its documents.
@@ -292,6 +317,9 @@ func (d *dumpSaver) listFolder(root string) (files []dumpFile, err error) {
 			d.sink.Notice(f.path, "it is not mongodump's: it is saved as it is")
 		case layout.KindData, layout.KindMetadata:
 			known++
+		}
+		if f.file.Name != "" && !d.takes(f.file.DB, layout.CollectionName(f.file.Name)) {
+			continue
 		}
 		f.path = layout.Plain(f.path)
 		if taken[f.path] {

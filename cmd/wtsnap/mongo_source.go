@@ -36,7 +36,15 @@ func (a *app) mongoSources(c *cli.Context, sources []snapshot.SourceSpec) error 
 			continue
 		}
 		if path, ok := strings.CutPrefix(s.Address, "mongodump:"); ok {
-			s.Stream = &mongo.DumpSource{Path: path, Stdin: a.std.in}
+			d := &mongo.DumpSource{Path: path, Stdin: a.std.in}
+			var err error
+			if d.Include, err = mongo.ParsePatterns(c.StringSlice("ns-include")); err == nil {
+				d.Exclude, err = mongo.ParsePatterns(c.StringSlice("ns-exclude"))
+			}
+			if err != nil {
+				return usagef("", "%v", err)
+			}
+			s.Stream = d
 			continue
 		}
 		o, err := mongoOptions(c)

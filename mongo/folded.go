@@ -48,6 +48,9 @@ func windowOf(info *snapshot.MongoInfo) (start, end bson.Timestamp) {
 // feeds returns the collections of the dump as they are restored. Where the dump has an oplog.bson, its entries are
 // folded into the documents: only then do they belong to one moment.
 func (rs *restore) feeds(ctx context.Context) ([]feed, error) {
+	if rs.chosen != nil {
+		return rs.chosen, nil
+	}
 	whole := rs.d
 	if rs.d.Source != nil && rs.d.Root == rs.d.Source.Label && rs.o.Path != rs.d.Root {
 		// A part of it needs the oplog of the whole.
@@ -56,16 +59,23 @@ func (rs *restore) feeds(ctx context.Context) ([]feed, error) {
 			return nil, err
 		}
 	}
-	list := rs.d.Collections()
 	if whole.oplog == nil {
-		var out []feed
-		for i := range list {
-			out = append(out, rs.d.plainFeed(&list[i]))
-		}
-		return out, nil
+		return rs.d.plainFeeds(), nil
 	}
-	start, end := windowOf(whole.Info)
-	return whole.foldedFeeds(ctx, ownLog{whole}, oplog.Options{Start: start, End: end, At: end, Wants: rs.within, Memory: rs.o.Memory})
+	return whole.ownFeeds(ctx, rs.within, rs.o.Memory)
+}
+
+func (d *Dump) plainFeeds() (out []feed) {
+	for i := range d.collections {
+		out = append(out, d.plainFeed(&d.collections[i]))
+	}
+	return out
+}
+
+// ownFeeds folds oplog.bson into the collections of a dump.
+func (d *Dump) ownFeeds(ctx context.Context, wants func(db, name string) bool, memory int64) ([]feed, error) {
+	start, end := windowOf(d.Info)
+	return d.foldedFeeds(ctx, ownLog{d}, oplog.Options{Start: start, End: end, At: end, Wants: wants, Memory: memory})
 }
 
 // within reports whether a collection lies in the path that is restored; it may have been created after the collections of

@@ -43,6 +43,7 @@ type Restorer struct {
 	NoUsers   bool // leave users and roles out
 	Options   ConnectOptions
 
+	chosen  []feed        // what is restored instead of all that the path leads to; nil = that
 	pause   time.Duration // before the first retry; 0 = a second
 	retries int           // 0 = maxRetries
 }

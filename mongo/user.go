@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"iter"
 	"slices"
@@ -39,8 +38,6 @@ type UserData struct {
 	Absent []ownership.Place
 	// Documents and Home are when the documents and the first of the files were read; zero = unknown.
 	Documents, Home time.Time
-	// Kept counts documents, by namespace, that name the user in a field that a deletion empties.
-	Kept map[string]int64
 
 	r   *repo.Repository
 	src *dumpSource
@@ -74,7 +71,10 @@ func OpenUsers(ctx context.Context, r *repo.Repository, o *UserOptions) (*Dump, 
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	src := newDumpSource(d)
+	src, err := newDumpSource(ctx, d)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	m := o.Map
 	if m == nil {
 		best := 0
@@ -101,15 +101,12 @@ func FindUser(ctx context.Context, r *repo.Repository, o UserOptions) (*UserData
 	if err != nil {
 		return nil, err
 	}
-	u := &UserData{Dump: d, r: r, src: src.(*dumpSource), Kept: map[string]int64{}}
+	u := &UserData{Dump: d, r: r, src: src.(*dumpSource)}
 	if u.Owned, err = m.Resolve(ctx, src, o.User, o.With); err != nil {
 		return nil, err
 	}
 	if o.Count {
 		if err := u.Owned.Count(ctx, src); err != nil {
-			return nil, err
-		}
-		if err := u.countKept(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -120,29 +117,6 @@ func FindUser(ctx context.Context, r *repo.Repository, o UserOptions) (*UserData
 		u.Documents = d.Info.End.Time()
 	}
 	return u, u.findFiles(ctx)
-}
-
-// countKept counts the documents that name the user.
-func (u *UserData) countKept(ctx context.Context) error {
-	for _, n := range u.src.Namespaces() {
-		fixes := u.Owned.Fixes(n)
-		if fixes == nil {
-			continue
-		}
-		for doc, err := range u.src.Documents(ctx, n) {
-			if err != nil {
-				return err
-			}
-			list, err := fixes(doc)
-			if err != nil {
-				return fmt.Errorf("%v: %w", n, err)
-			}
-			if len(list) > 0 {
-				u.Kept[n.String()]++
-			}
-		}
-	}
-	return nil
 }
 
 // findFiles looks for the places of the map below the labels of files, and one level deeper.
@@ -249,37 +223,68 @@ func boolInt(b bool) int {
 	return 0
 }
 
-// A dumpSource gives a dump's documents to package ownership.
-type dumpSource struct{ d *Dump }
+// A dumpSource gives a dump's documents to package ownership, with the dump's own oplog in them.
+type dumpSource struct{ feeds []feed }
 
-func newDumpSource(d *Dump) *dumpSource { return &dumpSource{d} }
+func newDumpSource(ctx context.Context, d *Dump) (*dumpSource, error) {
+	all := d.plainFeeds()
+	if d.oplog != nil {
+		var err error
+		if all, err = d.ownFeeds(ctx, nil, 0); err != nil {
+			return nil, err
+		}
+	}
+	s := &dumpSource{}
+	for _, f := range all {
+		if f.Type == layout.TypeCollection && !f.Special() {
+			s.feeds = append(s.feeds, f)
+		}
+	}
+	return s, nil
+}
 
 // Namespaces implements ownership.Source.
 func (s *dumpSource) Namespaces() (out []ownership.Namespace) {
-	for i := range s.d.collections {
-		if c := &s.d.collections[i]; c.Type == layout.TypeCollection && !c.Special() {
-			out = append(out, ownership.Namespace{DB: c.DB, Collection: c.Name})
-		}
+	for i := range s.feeds {
+		out = append(out, ownership.Namespace{DB: s.feeds[i].DB, Collection: s.feeds[i].Name})
 	}
 	return out
 }
 
 // Documents implements ownership.Source.
 func (s *dumpSource) Documents(ctx context.Context, n ownership.Namespace) iter.Seq2[bson.Raw, error] {
-	c := s.d.Collection(n.DB, n.Collection)
-	if c == nil {
-		return func(func(bson.Raw, error) bool) {}
-	}
-	return func(yield func(bson.Raw, error) bool) {
-		docs := s.d.Documents(ctx, c)
-		defer docs.Close()
-		for {
-			doc, err := docs.Next()
-			if err == io.EOF || !yield(doc, err) || err != nil {
-				return
-			}
+	for i := range s.feeds {
+		if f := &s.feeds[i]; f.DB == n.DB && f.Name == n.Collection {
+			return f.documents(ctx)
 		}
 	}
+	return func(func(bson.Raw, error) bool) {}
+}
+
+// owned returns the user's part of the collections that have one.
+func (u *UserData) owned() (out []feed) {
+	for _, f := range u.src.feeds {
+		match := u.Owned.Match(ownership.Namespace{DB: f.DB, Collection: f.Name})
+		if match == nil {
+			continue
+		}
+		all := f.documents
+		f.documents = func(ctx context.Context) iter.Seq2[bson.Raw, error] {
+			return func(yield func(bson.Raw, error) bool) {
+				for doc, err := range all(ctx) {
+					ok := err != nil
+					if err == nil {
+						ok, err = match(doc)
+					}
+					if (ok || err != nil) && !yield(doc, err) || err != nil {
+						return
+					}
+				}
+			}
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // UserReport says what a restore of a user did, or, of a dry run, would have done.
@@ -287,6 +292,7 @@ type UserReport struct {
 	Documents []ownership.Count
 	Files     []*snapshot.RestoreReport // in the order of UserData.Files
 	Mongo     *snapshot.RestoreReport   // of a restore into a MongoDB
+	Fixes     []FixCount                // of the same
 
 	Problems int64
 	Damaged  int64

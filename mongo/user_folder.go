@@ -15,12 +15,8 @@ import (
 
 // writeDocuments writes the user's documents as mongodump's folder. What is there of an earlier run is written anew.
 func (u *UserData) writeDocuments(ctx context.Context, dir string, rep *UserReport) error {
-	for _, n := range u.src.Namespaces() {
-		match := u.Owned.Match(n)
-		if match == nil {
-			continue
-		}
-		c := u.Dump.Collection(n.DB, n.Collection)
+	for _, f := range u.owned() {
+		n := ownership.Namespace{DB: f.DB, Collection: f.Name}
 		path := filepath.Join(dir, filepath.FromSlash(layout.DataPath(n.DB, n.Collection)))
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return err
@@ -28,16 +24,9 @@ func (u *UserData) writeDocuments(ctx context.Context, dir string, rep *UserRepo
 		count := ownership.Count{Namespace: n}
 		err := snapshot.WriteNew(path, func(w io.Writer) error {
 			out := bufio.NewWriterSize(w, 1<<20)
-			for doc, err := range u.src.Documents(ctx, n) {
+			for doc, err := range f.documents(ctx) {
 				if err != nil {
 					return err
-				}
-				ok, err := match(doc)
-				if err != nil {
-					return err
-				}
-				if !ok {
-					continue
 				}
 				count.Documents++
 				count.Bytes += int64(len(doc))
@@ -58,9 +47,15 @@ func (u *UserData) writeDocuments(ctx context.Context, dir string, rep *UserRepo
 			continue
 		}
 		rep.Documents = append(rep.Documents, count)
-		if c.Metadata.JSON != nil {
+		text := f.Metadata.JSON
+		if text == nil && f.Metadata.Indexes != nil { // made by the oplog
+			if text, err = layout.MarshalMetadata(&f.Metadata); err != nil {
+				return err
+			}
+		}
+		if text != nil {
 			meta := filepath.Join(dir, filepath.FromSlash(layout.MetadataPath(n.DB, n.Collection)))
-			if err := writeSmall(meta, c.Metadata.JSON); err != nil {
+			if err := writeSmall(meta, text); err != nil {
 				return err
 			}
 		}

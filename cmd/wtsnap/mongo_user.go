@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -20,6 +22,8 @@ func userFlags() []cli.Flag {
 		&cli.StringFlag{Name: "user", Usage: "restore only what belongs to `NAME`: the home, the tales' workspaces, and the documents in the MongoDB"},
 		&cli.StringFlag{Name: "map", Usage: "an ownership map says what belongs to a user: girder, wholetale or `FILE` (default: the one that fits)"},
 		&cli.StringSliceFlag{Name: "with", Usage: "restore the user's documents of the optional `COLLECTION`, too; may be repeated"},
+		&cli.BoolFlag{Name: "shares", Usage: "with --user and a MongoDB: put the user back into the access lists of others' documents, too"},
+		&cli.StringFlag{Name: "files-to", Usage: "with --user and a MongoDB: restore the user's files below `FOLDER`"},
 		&cli.BoolFlag{Name: "list-users", Usage: "list the users that --user can name, and do nothing"},
 	}
 }
@@ -72,23 +76,13 @@ func (a *app) listUsers(c *cli.Context) error {
 		}
 		users = append(users, userDoc{u[0], u[1]})
 	}
-	slices.SortFunc(users, func(a, b userDoc) int { return cmpText(a.Name, b.Name) })
+	slices.SortFunc(users, func(a, b userDoc) int { return cmp.Compare(a.Name, b.Name) })
 	a.result(map[string]any{"snapshot": s.Ref.ID.String(), "map": m.Name, "users": users}, func(w io.Writer) {
 		for _, u := range users {
 			fmt.Fprintf(w, "%s  %s\n", u.ID, shown(u.Name))
 		}
 	})
 	return nil
-}
-
-func cmpText(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 type userRestoreDoc struct {
@@ -100,6 +94,7 @@ type userRestoreDoc struct {
 	Map       string           `json:"map"`
 	User      userNameDoc      `json:"user"`
 	Documents []userCountDoc   `json:"documents"`
+	Mongo     *userMongoDoc    `json:"mongo,omitempty"`
 	Files     []userFilesDoc   `json:"files"`
 	Absent    []userAbsentDoc  `json:"absent"`
 	Apart     float64          `json:"seconds_apart"`
@@ -107,6 +102,12 @@ type userRestoreDoc struct {
 	Seconds   float64          `json:"seconds"`
 	Problems  int64            `json:"problems"`
 	Errors    []jsonProblem    `json:"errors"`
+}
+
+type userMongoDoc struct {
+	Documents   *snapshot.Documents           `json:"documents"`
+	Collections []snapshot.RestoredCollection `json:"collections"`
+	Repairs     []mongo.FixCount              `json:"repairs"`
 }
 
 type userNameDoc struct {
@@ -154,7 +155,7 @@ func (a *app) restoreUser(c *cli.Context) error {
 	if err := r.LoadIndex(a.ctx); err != nil {
 		return fmt.Errorf("loading the index: %w", err)
 	}
-	uo.Snapshot, uo.Path, uo.Count = s, path, o.DryRun
+	uo.Snapshot, uo.Path, uo.Count = s, path, o.DryRun && o.Target.Kind == snapshot.TargetFolder
 	u, err := mongo.FindUser(a.ctx, r, uo)
 	if err != nil {
 		return fmt.Errorf("looking for what belongs to %s: %w", shown(uo.User), err)
@@ -162,7 +163,7 @@ func (a *app) restoreUser(c *cli.Context) error {
 	var p snapshot.Progress
 	o.Snapshot, o.Progress, o.Monitor = s, &p, &monitor{a: a}
 	shows := a.startProgress("restoring", &p)
-	rep, err := u.RestoreFolder(a.ctx, o)
+	rep, err := restoreUserTo(a.ctx, c, u, o)
 	a.endProgress(shows)
 	if rep == nil {
 		return err
@@ -182,14 +183,33 @@ func (a *app) restoreUser(c *cli.Context) error {
 	return restoreStatus(&snapshot.RestoreReport{Problems: rep.Problems, Damaged: rep.Damaged}, nil)
 }
 
+// restoreUserTo restores to the kind of target that o names.
+func restoreUserTo(ctx context.Context, c *cli.Context, u *mongo.UserData, o snapshot.RestoreOptions) (*mongo.UserReport, error) {
+	if o.Target.Kind == snapshot.TargetFolder {
+		return u.RestoreFolder(ctx, o)
+	}
+	t := o.Foreign.(*mongo.Restorer)
+	rep, err := u.RestoreURI(ctx, o, mongo.UserTarget{Options: t.Options, Shares: c.Bool("shares"), Overwrite: t.Mode == mongo.Overwrite})
+	if below := c.String("files-to"); err == nil && below != "" {
+		o.Target, o.Foreign = snapshot.TargetSpec{Kind: snapshot.TargetFolder, Path: below}, nil
+		err = u.RestoreFiles(ctx, o, rep)
+	}
+	return rep, err
+}
+
 // checkUserTarget refuses what has no meaning for one user.
 func checkUserTarget(c *cli.Context, o *snapshot.RestoreOptions) error {
-	if o.Target.Kind != snapshot.TargetFolder {
-		return usagef("--to FOLDER", "what belongs to a user cannot be restored to %s", shown(o.Target.String()))
+	bad := []string{"include", "exclude", "delete", "drop", "insert-missing", "ns-include", "ns-exclude", "ns-from", "ns-to", "no-indexes", "no-users"}
+	switch o.Target.Kind {
+	case snapshot.TargetFolder:
+		bad = append(bad, "shares", "files-to")
+	case snapshot.TargetMongoDB:
+	default:
+		return usagef("--to FOLDER or --to mongodb://HOST/", "what belongs to a user cannot be restored to %s", shown(o.Target.String()))
 	}
-	for _, name := range []string{"include", "exclude", "delete"} {
+	for _, name := range bad {
 		if c.IsSet(name) {
-			return usagef("leave --"+name+" out", "--user and --%s exclude each other", name)
+			return usagef("leave --"+name+" out", "--user to %s and --%s exclude each other", shown(o.Target.String()), name)
 		}
 	}
 	return nil
@@ -202,6 +222,9 @@ func newUserRestoreDoc(u *mongo.UserData, rep *mongo.UserReport, o *snapshot.Res
 		Absent: []userAbsentDoc{}, Problems: rep.Problems, Errors: jsonProblems(rep.Errors)}
 	for _, n := range rep.Documents {
 		d.Documents = append(d.Documents, userCountDoc{n.String(), n.Documents, n.Bytes})
+	}
+	if rep.Mongo != nil {
+		d.Mongo = &userMongoDoc{rep.Mongo.Documents, rep.Mongo.Collections, append([]mongo.FixCount{}, rep.Fixes...)}
 	}
 	for i, f := range u.Files {
 		doc := userFilesDoc{Name: f.Name, jsonName: nameOf(f.Path), To: f.To, Bytes: f.Node.Size}
@@ -227,31 +250,69 @@ func printUser(w io.Writer, u *mongo.UserData, rep *mongo.UserReport, o *snapsho
 	}
 	fmt.Fprintf(w, "%s what belongs to %s (%s) in %s of %s, %s, to %s\n", verb, shown(u.Owned.Name), u.Owned.IDText(), s.Ref.ID.Short(), shown(s.Instance),
 		when(s.Time), shown(o.Target.String()))
-	title := func(first *bool, text string) string {
-		if !*first {
-			return ""
+	row := func(name string, i int, text string) {
+		if i > 0 {
+			name = ""
 		}
-		*first = false
-		return text
+		fmt.Fprintf(w, "  %-9s %s\n", name, text)
 	}
-	first := true
-	for _, n := range rep.Documents {
-		fmt.Fprintf(w, "  %-9s %s: %s, %s\n", title(&first, "documents"), shown(n.String()), number(n.Documents), size(n.Bytes))
+	for i, n := range rep.Documents {
+		row("documents", i, fmt.Sprintf("%s: %s, %s", shown(n.String()), number(n.Documents), size(n.Bytes)))
 	}
-	first = true
+	if rep.Mongo != nil {
+		printUserMongo(row, rep)
+	}
 	for i, f := range u.Files {
-		text := size(f.Node.Size)
+		text := fmt.Sprintf("%s, not restored: --files-to FOLDER, or wtsnap restore %s:%s --to %s", size(f.Node.Size), s.Ref.ID.Short(), shown(f.Path),
+			shown(cmp.Or(f.Origin, "FOLDER")))
 		if i < len(rep.Files) {
 			n := rep.Files[i].Files
-			text = fmt.Sprintf("%s, %s new, %s changed, %s as they were", text, number(n.New), number(n.Updated), number(n.Unchanged))
+			text = fmt.Sprintf("to %s: %s, %s new, %s changed, %s as they were", shown(f.To), size(f.Node.Size), number(n.New), number(n.Updated), number(n.Unchanged))
 		}
-		fmt.Fprintf(w, "  %-9s %s to %s: %s\n", title(&first, "files"), shown(f.Path), shown(f.To), text)
+		row("files", i, shown(f.Path)+" "+text)
 	}
 	printAbsent(w, u)
 	if gap, _ := u.Apart(); !u.Home.IsZero() {
 		fmt.Fprintf(w, "  %-9s documents %s, home %s (%s apart)\n", "times", when(u.Documents), when(u.Home), took(gap))
 	}
 	fmt.Fprintf(w, "  %-9s %s\n", "took", took(d))
+}
+
+// printUserMongo prints what became of documents in a MongoDB.
+func printUserMongo(row func(name string, i int, text string), rep *mongo.UserReport) {
+	i := 0
+	for _, c := range rep.Mongo.Collections {
+		d := c.Documents
+		if d == (snapshot.Documents{}) {
+			continue
+		}
+		text := fmt.Sprintf("%s: %s inserted, %s as they were", shown(c.Namespace), number(d.Inserted), number(d.Equal))
+		for _, more := range []struct {
+			n    int64
+			what string
+		}{{d.Differ, "differ and stay"}, {d.Overwritten, "overwritten"}, {d.Failed, "failed"}} {
+			if more.n > 0 {
+				text += fmt.Sprintf(", %s %s", number(more.n), more.what)
+			}
+		}
+		row("documents", i, text)
+		i++
+	}
+	i = 0
+	for _, f := range rep.Fixes {
+		if f.Fixed+f.Others+f.Failed == 0 {
+			continue
+		}
+		text := fmt.Sprintf("%s %s: %s put back", shown(f.Namespace), shown(f.Field), number(f.Fixed))
+		if f.Others > 0 {
+			text += fmt.Sprintf(", %s left to others, who own them", number(f.Others))
+		}
+		if f.Failed > 0 {
+			text += fmt.Sprintf(", %s failed", number(f.Failed))
+		}
+		row("repairs", i, text)
+		i++
+	}
 }
 
 // printAbsent names what the snapshot has no files of.

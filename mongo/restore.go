@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -91,9 +90,8 @@ type restore struct {
 	auth    []feed   // users, roles, and the version of their form
 	journal *journal // nil where none could be written
 
-	bytes, written, skipped atomic.Int64
-	mu                      sync.Mutex // guards rep
-	rep                     snapshot.RestoreReport
+	mu  sync.Mutex // guards rep
+	rep snapshot.RestoreReport
 }
 
 // A job is a collection to restore, and how far that went.
@@ -109,6 +107,7 @@ type job struct {
 
 	total                                        int64 // documents of the dump
 	inserted, equal, differ, overwritten, failed int64
+	bytes, written, skipped                      int64
 	sum                                          [2]uint64 // of the documents' hashes
 	abandoned                                    error     // why its documents could not be restored any further
 }
@@ -240,6 +239,9 @@ func (rs *restore) report() *snapshot.RestoreReport {
 	defer rs.mu.Unlock()
 	docs := &snapshot.Documents{}
 	for _, j := range rs.jobs {
+		rs.rep.Bytes.Total += j.bytes
+		rs.rep.Bytes.Written += j.written
+		rs.rep.Bytes.Skipped += j.skipped
 		docs.Inserted += j.inserted
 		docs.Equal += j.equal
 		docs.Differ += j.differ
@@ -252,7 +254,6 @@ func (rs *restore) report() *snapshot.RestoreReport {
 			Documents: snapshot.Documents{Inserted: j.inserted, Equal: j.equal, Differ: j.differ, Overwritten: j.overwritten, Failed: j.failed}})
 	}
 	rs.rep.Documents = docs
-	rs.rep.Bytes = snapshot.RestoredBytes{Total: rs.bytes.Load(), Written: rs.written.Load(), Skipped: rs.skipped.Load()}
 	if rs.rep.Errors == nil {
 		rs.rep.Errors = []snapshot.PathError{}
 	}

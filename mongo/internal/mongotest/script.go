@@ -101,9 +101,8 @@ func (s *Server) before(c *Call) *Outcome {
 	c.Count = s.counts[c.Name]
 	if len(s.calls) < maxCalls {
 		kept := *c
-		kept.Body = slices.Clone(c.Body)
-		if len(kept.Body) > 64<<10 {
-			kept.Body = nil
+		if kept.Body = nil; len(c.Body) <= 64<<10 {
+			kept.Body = slices.Clone(c.Body)
 		}
 		s.calls = append(s.calls, kept)
 	}

@@ -52,15 +52,16 @@ func (st *store) insert(c *collection, doc bson.Raw, o insertOptions, tx *Tx, at
 		at = st.tick()
 	}
 	c.put(id, doc, at)
+	if st.oplog == nil && tx == nil || o.verbatim || unlogged(c.db, c.name) {
+		return nil
+	}
 	d := st.entry("i", c, doc)
 	if st.s.atLeast(5, 0) {
 		if v, err := doc.LookupErr("_id"); err == nil {
 			d = append(d, bson.E{Key: "o2", Value: bson.D{{Key: "_id", Value: v}}})
 		}
 	}
-	if !o.verbatim && !unlogged(c.db, c.name) {
-		st.record(tx, c, d, at)
-	}
+	st.record(tx, c, d, at)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -337,19 +338,19 @@ func TestRestoreAgain(t *testing.T) {
 			if mode == DropExisting {
 				s.Insert("d.a", item(7, "to go"))
 			}
-			n := 0
+			var n atomic.Int64
 			remove := s.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
 				if slices.Contains([]string{"find", "listCollections", "endSessions"}, c.Name) {
 					return nil
 				}
-				if n++; n == at {
+				if n.Add(1) == int64(at) {
 					return &mongotest.Outcome{Drop: []mongotest.DropKind{mongotest.DropBefore, mongotest.DropAfter}[at%2]}
 				}
 				return nil
 			})
 			_, _, err := v.restoreTo(s.URI(), &Restorer{Mode: mode, retries: -1}, snapshot.RestoreOptions{Snapshot: snap, Workers: 1})
 			remove()
-			if err == nil && n < at {
+			if err == nil && n.Load() < int64(at) {
 				break
 			}
 			if err == nil { // only the journal stays
@@ -535,12 +536,11 @@ func TestRestoreFolded(t *testing.T) {
 		from.Insert("d.c", item(i, "old"))
 		from.Insert("d.other", item(i, "old"))
 	}
-	began := false
+	var began atomic.Bool
 	from.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
-		if c.Name != "getMore" || began {
+		if c.Name != "getMore" || !began.CompareAndSwap(false, true) {
 			return nil
 		}
-		began = true
 		for _, ns := range []string{"d.c", "d.other"} {
 			from.Insert(ns, item(-1, "new"))
 			from.Insert(ns, item(2000, "new"))
@@ -554,7 +554,7 @@ func TestRestoreFolded(t *testing.T) {
 		return nil
 	})
 	dir := dumpFolder(t, from, "--oplog")
-	if !began {
+	if !began.Load() {
 		t.Fatal("nothing happened during the dump")
 	}
 	want := stateOf(from)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -114,9 +115,12 @@ func TestSnapshotUnderWrites(t *testing.T) {
 	s := mongotest.Start(t, mongotest.Options{})
 	fill(s, 1500)
 	v := newVault(t)
+	var mu sync.Mutex // commands come over several connections
 	n := 0
 	s.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
 		if c.Name == "getMore" || c.Name == "find" {
+			mu.Lock()
+			defer mu.Unlock()
 			n++
 			s.Insert("girder.user", doc(10_000+n))
 			s.Insert("girder.item", doc(10_000+n))

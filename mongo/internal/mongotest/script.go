@@ -40,8 +40,8 @@ const (
 	DropInReply
 )
 
-// A Hook is asked before each command runs, hello and its like excepted. It may read and change the server, or wait: the
-// command waits for it. nil lets the command run.
+// A Hook is asked before each command runs, hello and its like excepted; concurrently, where commands come over several
+// connections. It may read and change the server, or wait: the command waits for it. nil lets the command run.
 type Hook func(c Call) *Outcome
 
 type hook struct{ ask Hook }

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -82,10 +83,9 @@ func TestOplogDumpOfTheFake(t *testing.T) {
 	for i := range 1000 {
 		s.Insert("d.c", bson.D{{Key: "_id", Value: i}})
 	}
-	once := false
+	var once atomic.Bool
 	s.OnCommand(func(c Call) *Outcome {
-		if c.Name == "getMore" && !once { // written while the collection is read
-			once = true
+		if c.Name == "getMore" && once.CompareAndSwap(false, true) { // written while the collection is read
 			s.Insert("d.c", bson.D{{Key: "_id", Value: -1}})
 			s.Update("d.c", 5, bson.D{{Key: "$set", Value: bson.D{{Key: "x", Value: 1}}}})
 			s.Delete("d.c", 6)

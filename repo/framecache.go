@@ -85,6 +85,13 @@ func (c *frameCache) get(ctx context.Context, key frameKey, depth int, read func
 	return opened, nil
 }
 
+// has reports whether a frame is there.
+func (c *frameCache) has(key frameKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m[key] != nil
+}
+
 // evict drops the frames that were not used for longest, but for keep.
 func (c *frameCache) evict(keep frameKey) {
 	for c.size > c.limit && len(c.m) > 1 {

@@ -63,14 +63,18 @@ type stage struct {
 
 	mu     sync.Mutex
 	frames map[frameKey][]byte
-	order  []frameKey // of frames, as they came
+	order  []frameKey // of frames: those that were used or that nobody has asked for, and then the others, as they came
+	spare  int        // how many of order are of the first kind
 	bytes  int
+	unused int                        // bytes of the others
 	held   map[frameKey]bool          // known to be in the local cache
 	coming map[frameKey]chan struct{} // closed when the read has ended
 	hints  map[index.Key]int          // blobs that may soon be bases, and the bytes of their plaintext
 	next   []index.Key                // the hints as they came; some may have been taken back
 	hinted int                        // sum of hints
-	trees  map[index.PackID]*treePack
+
+	crowded bool // the local cache is full
+	trees   map[index.PackID]*treePack
 }
 
 func newStage(r *Repository, o *OpenOptions) *stage {
@@ -119,6 +123,7 @@ func (s *stage) sealed(ctx context.Context, x *index.Index, loc index.Location, 
 	for {
 		s.mu.Lock()
 		data, coming := s.frames[p.key], s.coming[p.key]
+		s.used(p.key)
 		s.mu.Unlock()
 		if data != nil {
 			return data, nil
@@ -168,7 +173,7 @@ func (s *stage) here(p *placed) bool {
 	if _, ok := s.frames[p.key]; ok {
 		return true
 	}
-	if _, ok := s.coming[p.key]; ok {
+	if _, ok := s.coming[p.key]; ok || s.r.frames.has(p.key) {
 		return true
 	}
 	if s.local == nil {
@@ -253,8 +258,17 @@ func (g *group) pays() bool { return g.cost*downCost <= g.saves*savedShare }
 func (s *stage) expect(x *index.Index, ids []chunk.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	var keys []index.Key
 	for _, id := range ids {
-		key := index.KeyOf(id)
+		keys = append(keys, index.KeyOf(id))
+	}
+	s.hint(x, keys)
+	return s.hinted >= hintBytes && (s.unused < stageBytes/4)
+}
+
+// hint notes blobs that may soon be bases. s.mu is held.
+func (s *stage) hint(x *index.Index, keys []index.Key) {
+	for _, key := range keys {
 		if _, ok := s.hints[key]; ok || len(s.next) == hintMost {
 			continue
 		}
@@ -264,7 +278,6 @@ func (s *stage) expect(x *index.Index, ids []chunk.ID) bool {
 			s.next = append(s.next, key)
 		}
 	}
-	return s.hinted >= hintBytes
 }
 
 // unneeded takes expectations back.
@@ -299,18 +312,27 @@ type group struct {
 	saves  int64 // sealed bytes that the wanted blobs take, about
 }
 
-// plan returns the frames to read for blobs that are to be bases. Those are read that cost less than they save, and not
-// more of them than stageAhead but for the last group.
+// plan returns the frames to read for blobs that are to be bases, the first of which is needed in any case. Those are
+// read that cost less than they save, and not more of them than stageAhead but for the last group, nor than there is room
+// for. What is left is expected anew.
 func (s *stage) plan(x *index.Index, keys []index.Key) []placed {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	most := int64(stageAhead)
+	if s.local == nil || s.crowded {
+		most = int64(stageBytes*3/4 - s.unused)
+	}
 	groups := map[frameKey]*group{}
 	var order []*group
 	seen := newVisited()
 	var sum int64
-	for _, key := range keys {
+	for i, key := range keys {
+		if i > 0 && sum > most {
+			s.hint(x, keys[i:])
+			break
+		}
 		loc, ok := x.Lookup(key)
-		if !ok || sum > stageAhead {
+		if !ok {
 			continue
 		}
 		_, root := x.At(rootOf(x, loc))
@@ -347,6 +369,7 @@ func (s *stage) plan(x *index.Index, keys []index.Key) []placed {
 // span is a range of a pack that is read by one request.
 type span struct {
 	frames []placed // what is wanted, then what lies between
+	wanted int      // of frames
 	start  uint32
 	end    uint32
 }
@@ -364,7 +387,7 @@ func (s *stage) spans(x *index.Index, list []placed) (out []span) {
 			wanted += list[n].Length
 			n++
 		}
-		out = append(out, span{list[:n:n], first.Offset, end})
+		out = append(out, span{list[:n:n], n, first.Offset, end})
 		list = list[n:]
 	}
 	s.mu.Lock()
@@ -396,11 +419,9 @@ func (s *stage) read(ctx context.Context, x *index.Index, keys []index.Key) {
 	for _, r := range s.spans(x, s.plan(x, keys)) {
 		g.Go(func() error {
 			data, err := s.r.st.Get(ctx, packName(r.frames[0].key.pack), int64(r.start), int64(r.end-r.start), nil)
-			for _, p := range r.frames {
+			for i, p := range r.frames {
 				if err == nil {
-					sealed := data[p.Offset-r.start:][:p.Length]
-					s.add(p.key, slices.Clone(sealed))
-					s.keep(p.kind, &p.Frame, sealed)
+					s.came(&p, data[p.Offset-r.start:][:p.Length], i < r.wanted)
 				}
 				s.arrived(p.key)
 			}
@@ -417,22 +438,58 @@ func (s *stage) arrived(key frameKey) {
 	delete(s.coming, key)
 }
 
-// add keeps a frame in memory for a while.
-func (s *stage) add(key frameKey, sealed []byte) {
+// came takes a frame that was read: into the local cache, or into memory where that has no room.
+func (s *stage) came(p *placed, sealed []byte, wanted bool) {
+	if s.local != nil {
+		s.keep(p.kind, &p.Frame, sealed)
+		if s.local.Has(frameID(p.kind, &p.Frame)) {
+			return
+		}
+		s.mu.Lock()
+		s.crowded = true
+		s.mu.Unlock()
+	}
+	s.add(p.key, slices.Clone(sealed), wanted)
+}
+
+// add keeps a frame in memory for a while: those that are wanted, until they are used, rather than others.
+func (s *stage) add(key frameKey, sealed []byte, wanted bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.frames[key]; ok {
 		return
 	}
 	s.frames[key] = sealed
-	s.order = append(s.order, key)
 	s.bytes += len(sealed)
+	if wanted {
+		s.order = append(s.order, key)
+		s.unused += len(sealed)
+	} else {
+		s.order = slices.Insert(s.order, s.spare, key)
+		s.spare++
+	}
 	for s.bytes > stageBytes && len(s.order) > 1 {
 		old := s.order[0]
 		s.order = s.order[1:]
 		s.bytes -= len(s.frames[old])
+		if s.spare > 0 {
+			s.spare--
+		} else {
+			s.unused -= len(s.frames[old])
+		}
 		delete(s.frames, old)
 	}
+}
+
+// used notes that a frame was used: it is in memory, opened, for a while now. s.mu is held.
+func (s *stage) used(key frameKey) {
+	i := slices.Index(s.order, key)
+	if i < s.spare {
+		return
+	}
+	s.order = slices.Insert(slices.Delete(s.order, i, i+1), s.spare, key)
+	s.spare++
+	s.unused -= len(s.frames[key])
 }
 
 // treePack is what was read of a pack of trees that is not in the local cache.
@@ -515,7 +572,7 @@ func (s *stage) tree(ctx context.Context, x *index.Index, loc index.Location) ([
 		return nil, packError(loc.PackID, err)
 	}
 	for _, f := range frames {
-		s.add(frameKey{loc.PackID, f.Offset}, slices.Clone(data[f.Offset-loc.Offset:][:f.Length]))
+		s.add(frameKey{loc.PackID, f.Offset}, slices.Clone(data[f.Offset-loc.Offset:][:f.Length]), false)
 	}
 	return data[:loc.Length], nil
 }

@@ -8,7 +8,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/whole-tale/wtsnap/repo/storage"
@@ -305,4 +307,49 @@ func TestOldTemporaryFilesGo(t *testing.T) {
 	if _, err := os.Stat(old); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("stat of the old temporary file: %v", err)
 	}
+}
+
+// slow is a storage that gives nothing before it is told to.
+type slow struct {
+	storage.Storage
+	begin chan struct{}
+}
+
+func (s *slow) Get(ctx context.Context, name string, offset, length int64, dst []byte) ([]byte, error) {
+	<-s.begin
+	return s.Storage.Get(ctx, name, offset, length, dst)
+}
+
+// Several who want parts of the same object at once cause one read of it.
+func TestOneReadForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const name = "packs/1/x"
+		backend := &slow{mem.New(), make(chan struct{})}
+		if _, err := backend.Put(t.Context(), name, bytes.Repeat([]byte("0123456789"), 1000)); err != nil {
+			t.Fatal(err)
+		}
+		counted := count.New(backend)
+		s := cache.New(counted, cache.Options{Dir: t.TempDir(), Prefixes: []string{"packs/"}})
+		if s.Holds(name) {
+			t.Error("it is there before it was read")
+		}
+		var g sync.WaitGroup
+		for i := range 10 {
+			g.Go(func() {
+				got, err := s.Get(t.Context(), name, int64(i*10), 5, nil)
+				if err != nil || string(got) != "01234" {
+					t.Errorf("%q, %v", got, err)
+				}
+			})
+		}
+		synctest.Wait()
+		close(backend.begin)
+		g.Wait()
+		if n := counted.Counts().Get; n != 1 {
+			t.Errorf("%d reads", n)
+		}
+		if !s.Holds(name) {
+			t.Error("it is not there after it was read")
+		}
+	})
 }

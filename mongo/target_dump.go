@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/gzip"
+	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/whole-tale/wtsnap/mongo/archive"
 	"github.com/whole-tale/wtsnap/mongo/layout"
@@ -20,13 +21,15 @@ import (
 // output. A folder needs no such target: what is in the snapshot is mongodump's folder already.
 //
 // It implements snapshot.ForeignTarget for snapshot.TargetMongodump alone.
-type DumpTarget struct{}
+type DumpTarget struct {
+	Open Opener // nil = OpenDump
+}
 
 // RestoreTo implements snapshot.ForeignTarget. What cannot be read ends it: an archive without the end of a collection is
 // one that mongorestore refuses, and a file does not get its name.
 //
 // Memory: three readers of snapshot.FileReader's size.
-func (DumpTarget) RestoreTo(ctx context.Context, r *repo.Repository, o snapshot.RestoreOptions, _ *snapshot.Node) (*snapshot.RestoreReport, error) {
+func (target DumpTarget) RestoreTo(ctx context.Context, r *repo.Repository, o snapshot.RestoreOptions, _ *snapshot.Node) (*snapshot.RestoreReport, error) {
 	t := o.Target
 	switch {
 	case t.Kind != snapshot.TargetMongodump:
@@ -40,7 +43,7 @@ func (DumpTarget) RestoreTo(ctx context.Context, r *repo.Repository, o snapshot.
 		return nil, &snapshot.TargetSpecError{Target: t.String(), Reason: "there is no standard output to write to"}
 	}
 	began := time.Now()
-	d, err := OpenDump(ctx, r, o.Snapshot, o.Path)
+	d, err := target.Open.orOpenDump()(ctx, r, o.Snapshot, o.Path)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +177,7 @@ func (w *dumpWriter) plan() (listed []archive.Collection, parts []dumpPart) {
 		listed = append(listed, archive.Collection{Namespace: archive.Namespace{DB: c.DB, Collection: c.Name}, Metadata: c.Metadata.JSON,
 			Type: c.Metadata.Type})
 		p := dumpPart{Namespace: archive.Namespace{DB: c.DB, Collection: c.Name}, bytes: c.Bytes}
-		if c.data != nil {
+		if c.data != nil || c.folded != nil {
 			p.Collection = c.DataName
 			p.open = func() *Documents { return w.d.Documents(w.ctx, c) }
 		} else if c.Type == layout.TypeTimeseries && !archive.Viewless(serverVersion(w.d)) {
@@ -230,7 +233,30 @@ func (w *dumpWriter) namespace(a *archive.Writer, p *dumpPart, d *Documents) err
 }
 
 // raw returns a reader of the documents' bytes. Next cannot be called then.
-func (d *Documents) raw() io.Reader { return d.in }
+func (d *Documents) raw() io.Reader {
+	if d.pull != nil {
+		return &pulled{d: d}
+	}
+	return d.in
+}
+
+// pulled are the bytes of documents that are made as they are read.
+type pulled struct {
+	d    *Documents
+	rest bson.Raw
+}
+
+func (p *pulled) Read(b []byte) (int, error) {
+	for len(p.rest) == 0 {
+		var err error
+		if p.rest, err = p.d.Next(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(b, p.rest)
+	p.rest = p.rest[n:]
+	return n, nil
+}
 
 type progressWriter struct {
 	w io.Writer

@@ -26,6 +26,7 @@ type UserOptions struct {
 	User     string         // a name, or the digits of the _id
 	Map      *ownership.Map // nil = the built-in one that fits best
 	With     []string       // optional collections of the map that are restored, too
+	Open     Opener         // of the MongoDB; nil = OpenDump
 	Count    bool           // count all documents, and not only what is needed to find them: reads every collection
 }
 
@@ -67,7 +68,7 @@ func (u *UserData) Apart() (gap time.Duration, far bool) {
 
 // OpenUsers opens the MongoDB of a snapshot, and the map for it.
 func OpenUsers(ctx context.Context, r *repo.Repository, o *UserOptions) (*Dump, *ownership.Map, ownership.Source, error) {
-	d, err := OpenDump(ctx, r, o.Snapshot, o.Path)
+	d, err := o.Open.orOpenDump()(ctx, r, o.Snapshot, o.Path)
 	if err != nil {
 		return nil, nil, nil, err
 	}

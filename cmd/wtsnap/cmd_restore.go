@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/whole-tale/wtsnap/mongo"
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/snapshot"
 	"github.com/whole-tale/wtsnap/snapshot/exclude"
@@ -117,6 +119,7 @@ type restoreDoc struct {
 	Requests map[string]int64 `json:"requests"`
 	Errors   []jsonProblem    `json:"errors"`
 	Actions  []actionDoc      `json:"actions,omitempty"` // of a dry run
+	At       *mongoTime       `json:"at,omitempty"`
 }
 
 type actionDoc struct {
@@ -140,19 +143,33 @@ func (a *app) restore(c *cli.Context) error {
 		debug.SetMemoryLimit(a.g.memory)
 	}
 	r, s, path, err := a.openSnapshot(c)
+	missing := err
+	if is[*snapshot.NotFoundError](err) && c.IsSet("at") { // a server's clock may be behind this machine's
+		s, path, err = a.newest(c, r)
+	}
 	if err != nil {
-		return err
+		return cmp.Or(missing, err)
 	}
 	o.Snapshot, o.Path = s, path
 	if err := r.LoadIndex(a.ctx); err != nil {
 		return fmt.Errorf("loading the index: %w", err)
+	}
+	m, err := a.useMoment(c, r, &o)
+	if err != nil {
+		return err
+	}
+	if m == nil && missing != nil {
+		return missing
+	}
+	if o.Delete && m != nil {
+		return usagef("leave --delete out", "a MongoDB's moment goes into a new folder: there is nothing to delete")
 	}
 	if o.Delete && !o.Yes && !o.DryRun {
 		if o.Yes, err = a.confirmDelete(r, o); err != nil || !o.Yes {
 			return err
 		}
 	}
-	return a.doRestore(r, o)
+	return a.doRestore(r, o, m)
 }
 
 // confirmDelete shows what --delete would remove, and asks.
@@ -189,7 +206,8 @@ func (a *app) confirmDelete(r *repo.Repository, o snapshot.RestoreOptions) (bool
 	return false, &statusError{exitFailed, "restoring: nothing was done, because you did not agree", "leave --delete out to keep them", nil}
 }
 
-func (a *app) doRestore(r *repo.Repository, o snapshot.RestoreOptions) error {
+// doRestore restores; with a moment, what a MongoDB was then.
+func (a *app) doRestore(r *repo.Repository, o snapshot.RestoreOptions, m *mongo.Moment) error {
 	var mu sync.Mutex
 	var actions []actionDoc
 	lines := o.DryRun || a.g.verbose
@@ -213,18 +231,25 @@ func (a *app) doRestore(r *repo.Repository, o snapshot.RestoreOptions) error {
 	o.Progress, o.Monitor = &p, &monitor{a: a}
 	start := time.Now()
 	shows := a.startProgress("restoring", &p)
-	rep, err := snapshot.Restore(a.ctx, r, o)
+	do := snapshot.Restore
+	if m != nil && o.Target.Kind == snapshot.TargetFolder {
+		do = m.RestoreFolder
+	}
+	rep, err := do(a.ctx, r, o)
 	a.endProgress(shows)
 	if rep != nil {
 		a.printProblems(rep.Errors, rep.Problems)
-		doc := restoreDoc{o.Snapshot.Ref.ID.String(), o.Snapshot.Instance, utc(o.Snapshot.Time), rep, a.requests(), jsonProblems(rep.Errors), actions}
+		doc := restoreDoc{o.Snapshot.Ref.ID.String(), o.Snapshot.Instance, utc(o.Snapshot.Time), rep, a.requests(), jsonProblems(rep.Errors), actions, nil}
+		if m != nil {
+			doc.At = &mongoTime{utc(m.At.Time()), m.At.I}
+		}
 		text := a.std.out
 		if o.Target.Stdout {
 			text = a.std.err
 		}
 		a.result(doc, nil)
 		if err == nil && !a.g.json && !a.g.quiet {
-			printRestore(text, rep, o, time.Since(start))
+			printRestore(text, rep, o, m, time.Since(start))
 		}
 	}
 	if err != nil {
@@ -234,7 +259,7 @@ func (a *app) doRestore(r *repo.Repository, o snapshot.RestoreOptions) error {
 	return restoreStatus(rep, nil)
 }
 
-func printRestore(w io.Writer, rep *snapshot.RestoreReport, o snapshot.RestoreOptions, d time.Duration) {
+func printRestore(w io.Writer, rep *snapshot.RestoreReport, o snapshot.RestoreOptions, m *mongo.Moment, d time.Duration) {
 	s := o.Snapshot
 	what := s.Ref.ID.Short()
 	if rep.Path != "" {
@@ -244,7 +269,11 @@ func printRestore(w io.Writer, rep *snapshot.RestoreReport, o snapshot.RestoreOp
 	if rep.DryRun {
 		verb = "would restore"
 	}
-	fmt.Fprintf(w, "%s %s of %s, %s, to %s\n", verb, what, shown(s.Instance), when(s.Time), shown(o.Target.String()))
+	at := when(s.Time)
+	if m != nil {
+		at = "as of " + momentText(m.At)
+	}
+	fmt.Fprintf(w, "%s %s of %s, %s, to %s\n", verb, what, shown(s.Instance), at, shown(o.Target.String()))
 	if o.Target.Kind == snapshot.TargetMongoDB {
 		printMongoRestore(w, rep)
 		fmt.Fprintf(w, "  %-11s %s\n", "took", took(d))

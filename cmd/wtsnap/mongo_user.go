@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -156,6 +157,14 @@ func (a *app) restoreUser(c *cli.Context) error {
 		return fmt.Errorf("loading the index: %w", err)
 	}
 	uo.Snapshot, uo.Path, uo.Count = s, path, o.DryRun && o.Target.Kind == snapshot.TargetFolder
+	label, _, _ := strings.Cut(path, "/")
+	m, err := a.momentOf(c, r, s, label)
+	if err != nil {
+		return err
+	}
+	if m != nil {
+		uo.Open = m.Open
+	}
 	u, err := mongo.FindUser(a.ctx, r, uo)
 	if err != nil {
 		return fmt.Errorf("looking for what belongs to %s: %w", shown(uo.User), err)

@@ -110,8 +110,21 @@ func parseCount(s string) (int, error) {
 	return n, nil
 }
 
-// parseWhen reads a point in time relative to now.
-func parseWhen(s string) (time.Time, error) { return snapshot.ParseTime(s, time.Now()) }
+// parseWhen reads a point in time; an operation time of a MongoDB, 1700000000.12, is one as well.
+func parseWhen(s string) (time.Time, error) {
+	if t, ok := parseOpTime(s); ok {
+		return t.Time(), nil
+	}
+	return snapshot.ParseTime(s, time.Now())
+}
+
+// parseOpTime reads seconds since 1970 and a counter.
+func parseOpTime(s string) (t snapshot.Timestamp, ok bool) {
+	seconds, counter, ok := strings.Cut(strings.TrimSpace(s), ".")
+	n, err := strconv.ParseUint(seconds, 10, 32)
+	i, err2 := strconv.ParseUint(counter, 10, 32)
+	return snapshot.Timestamp{T: uint32(n), I: uint32(i)}, ok && err == nil && err2 == nil && len(seconds) >= 9
+}
 
 // parseUntil reads a time to come: a point in time, or how long from now.
 func parseUntil(s string) (time.Time, error) {

@@ -21,7 +21,7 @@ type PatchWriter struct {
 	sizes    []uint32
 	// Before the last Add.
 	lastOps, lastLiterals int
-	anchor                span // the longest match of the last Add
+	anchor                span // of the last Add: the longest match that reaches into the second half, or else of all
 	from, to              int  // the bytes of the base that its matches lie in
 	check                 Patch
 	checked               Rope
@@ -46,7 +46,7 @@ func (w *PatchWriter) Add(src, base []byte) (ops int, literals []byte) {
 	w.anchor, w.from, w.to = span{}, len(base), 0
 	at, expect := 0, 0
 	for _, s := range w.match.diff(src, base) {
-		if s.n > w.anchor.n {
+		if late := s.src+s.n > len(src)/2; late && w.anchor.src+w.anchor.n <= len(src)/2 || s.n > w.anchor.n {
 			w.anchor = s
 		}
 		w.from, w.to = min(w.from, s.base), max(w.to, s.base+s.n)
@@ -65,8 +65,8 @@ func (w *PatchWriter) Add(src, base []byte) (ops int, literals []byte) {
 	return len(w.ops) - w.lastOps, w.literals[w.lastLiterals:]
 }
 
-// Anchor returns where the longest run of bytes that the blob added last has in common with its base ends in either: 0 and
-// 0 if there is none.
+// Anchor returns where the longest run of bytes that the blob added last has in common with its base ends in either, if
+// there is one the longest that reaches into the blob's second half: 0 and 0 if there is none.
 func (w *PatchWriter) Anchor() (src, base int) {
 	return w.anchor.src + w.anchor.n, w.anchor.base + w.anchor.n
 }

@@ -25,7 +25,8 @@ type aligner struct {
 	at     map[chunk.ID]int64 // end of a part of the window
 	pos    int64              // in the old version, of what the next new chunk begins with
 	off    int64              // the same place in the new version
-	sure   bool               // a delta has told
+	exact  int64              // in the new version: up to there a chunk that both have says where it is
+	sure   bool               // a delta has told since
 
 	ahead    int   // parts that are expected to be bases soon, of late
 	expected int64 // up to where in the old version that was said
@@ -124,7 +125,7 @@ func (a *aligner) correct(ctx context.Context) {
 	a.found.ok = false
 	a.mu.Unlock()
 	end, ok := a.at[found.base]
-	if !found.ok || !ok {
+	if !found.ok || !ok || found.off <= a.exact {
 		return
 	}
 	a.sure = true
@@ -142,7 +143,7 @@ func (a *aligner) placed(ctx context.Context, id chunk.ID, n int) {
 	a.fill(ctx)
 	a.off += int64(n)
 	if end, ok := a.at[id]; ok {
-		a.pos = end
+		a.pos, a.exact, a.sure = end, a.off, false
 		return
 	}
 	end := a.pos + int64(n)

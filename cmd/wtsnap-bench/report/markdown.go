@@ -218,6 +218,9 @@ func (r *Report) requests(p *printer) {
 		total := 0
 		var parts []string
 		for _, kind := range slices.Sorted(maps.Keys(s.Requests)) {
+			if strings.HasSuffix(kind, "_bytes") {
+				continue
+			}
 			total += s.Requests[kind]
 			parts = append(parts, fmt.Sprintf("%s %d", kind, s.Requests[kind]))
 		}

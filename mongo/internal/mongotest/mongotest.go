@@ -109,7 +109,12 @@ func Start(tb testing.TB, o Options) *Server {
 		if err := m.listen(); err != nil {
 			tb.Fatalf("mongotest: %v", err)
 		}
+		m.addr = m.listener.Addr().String()
 		s.members = append(s.members, m)
+	}
+	// Only now: whoever used the port before may connect at once.
+	for _, m := range s.members {
+		m.start()
 	}
 	tb.Cleanup(s.Close)
 	return s
@@ -128,10 +133,13 @@ func (m *member) listen() error {
 	if err != nil {
 		return err
 	}
-	m.addr, m.listener, m.down = l.Addr().String(), l, false
-	m.s.wait.Add(1)
-	go m.accept(l)
+	m.listener, m.down = l, false
 	return nil
+}
+
+func (m *member) start() {
+	m.s.wait.Add(1)
+	go m.accept(m.listener)
 }
 
 func (m *member) accept(l net.Listener) {
@@ -181,7 +189,9 @@ func (s *Server) Resume(n int) {
 	}
 	if err := s.members[n].listen(); err != nil {
 		s.tb.Errorf("mongotest: %v", err)
+		return
 	}
+	s.members[n].start()
 }
 
 // DropConnections closes every connection, and goes on listening.

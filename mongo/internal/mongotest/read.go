@@ -255,7 +255,10 @@ func (r *request) batch(c *cursor, name string, size int, single bool, deadline 
 	var keyText []byte
 	// Room for what is certain to come spares the copying of growing slices.
 	if c.coll != nil && size > 1000 {
-		b = slices.Grow(b, int(min(maxReply, c.coll.bytes))+1<<12)
+		st.mu.RLock()
+		room := int(min(maxReply, c.coll.bytes)) + 1<<12
+		st.mu.RUnlock()
+		b = slices.Grow(b, room)
 	}
 	for {
 		st.mu.RLock()

@@ -198,11 +198,12 @@ func (d *dump) refresh(ctx context.Context) {
 // isPassing reports whether an error may be gone when the same is asked again: of a connection, of an election, of a
 // cursor that the server gave up.
 func isPassing(err error) bool {
-	return driver.IsNetworkError(err) || hasCode(err, codeCursorNotFound, codeQueryPlanKilled, codeInterruptedRepl, codeNotPrimary,
-		codeNotPrimaryNoSecondary, codeInterruptedShutdown, codeShutdown, codeCappedPositionLost)
+	return driver.IsNetworkError(err) || driver.IsTimeout(err) || hasCode(err, codeCursorNotFound, codeQueryPlanKilled, codeInterruptedRepl,
+		codeNotPrimary, codeNotPrimaryNoSecondary, codeInterruptedShutdown, codeShutdown, codeCappedPositionLost)
 }
 
-// isConnection reports whether an error is that no server is there.
-func isConnection(err error) bool {
-	return driver.IsTimeout(err) || driver.IsNetworkError(err)
+// isAnswer reports whether an error is what a server says, and not that none could be asked.
+func isAnswer(err error) bool {
+	var answer driver.ServerError
+	return errors.As(err, &answer)
 }

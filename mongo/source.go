@@ -149,8 +149,10 @@ func (s *Source) attempt(ctx context.Context, sink *snapshot.Sink, past string) 
 	if err != nil {
 		return err
 	}
-	d := &dump{o: &s.o, s: server, sink: sink, spool: spool,
-		sel: selection{database: server.Database, include: s.include, exclude: s.exclude}, sessions: map[*driver.Session]bool{}}
+	spool.onFailure = func(err error) {
+		sink.Notice("", fmt.Sprintf("the spool cannot be used, so the server waits for the repository: %v", err))
+	}
+	d := newDump(&s.o, server, sink, spool, selection{database: server.Database, include: s.include, exclude: s.exclude})
 	err = d.run(ctx)
 	if err != nil {
 		d.sink.Progress().TotalBytes.Add(-d.estimate)
@@ -178,6 +180,10 @@ type dump struct {
 	mu       sync.Mutex
 	sessions map[*driver.Session]bool
 	counts   map[string]*snapshot.MongoDatabase
+}
+
+func newDump(o *SourceOptions, s *Server, sink *snapshot.Sink, spool *spool, sel selection) *dump {
+	return &dump{o: o, s: s, sink: sink, spool: spool, sel: sel, sessions: map[*driver.Session]bool{}}
 }
 
 func (d *dump) run(ctx context.Context) error {
@@ -446,7 +452,7 @@ func (d *dump) judge(c *collection, err error, at bson.Timestamp, try int) (agai
 			"(its parameter minSnapshotHistoryWindowInSeconds, 300 unless it is raised)", err))
 	case isPassing(err) && try < maxTries:
 		return true, nil
-	case isPassing(err), isConnection(err):
+	case isPassing(err), !isAnswer(err):
 		return false, &againError{err}
 	}
 	return false, nil

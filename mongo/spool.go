@@ -36,9 +36,12 @@ type spool struct {
 	nonce   atomic.Uint64
 	spilled atomic.Int64 // bytes of documents that went through it, ever
 	blocks  sync.Pool    // of *[]byte: blocks that were read
+	// onFailure, where it is set, is told once why the disk takes no more. The streams go on without it.
+	onFailure func(error)
 
-	mu   sync.Mutex
-	used int64
+	mu     sync.Mutex
+	used   int64
+	failed bool
 }
 
 // newSpool makes a spool of at most limit bytes below dir; 0 = none.
@@ -74,11 +77,23 @@ func (s *spool) recycle(block []byte) {
 func (s *spool) reserve(n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.used+n > s.limit {
+	if s.failed || s.used+n > s.limit {
 		return false
 	}
 	s.used += n
 	return true
+}
+
+// fail gives the spool up for what is written from now on, and n bytes back.
+func (s *spool) fail(err error, n int64) {
+	s.mu.Lock()
+	first := !s.failed
+	s.failed = true
+	s.used -= n
+	s.mu.Unlock()
+	if first && s.onFailure != nil {
+		s.onFailure(err)
+	}
 }
 
 func (s *spool) release(n int64) {
@@ -157,11 +172,8 @@ func (q *queue) put(ctx context.Context, block []byte) error {
 		}
 		if !tried {
 			q.mu.Unlock()
-			item, ok, err := q.spill(block)
+			item, ok := q.spill(block)
 			q.mu.Lock()
-			if err != nil {
-				return err
-			}
 			switch {
 			case ok && q.closed:
 				item.segment.uses--
@@ -178,31 +190,31 @@ func (q *queue) put(ctx context.Context, block []byte) error {
 	}
 }
 
-// spill writes a block to the spool. It reports false where that is full.
-func (q *queue) spill(block []byte) (queued, bool, error) {
+// spill writes a block to the spool. It reports false where that is full, or fails.
+func (q *queue) spill(block []byte) (queued, bool) {
 	s := q.spool
 	if s.limit == 0 {
-		return queued{}, false, nil
+		return queued{}, false
 	}
 	packed, encoding := s.codec.Encode(nil, block)
 	nonce := s.nonce.Add(1)
 	sealed := s.seal.Seal(nil, nonceBytes(nonce), packed, nil)
 	if !s.reserve(int64(len(sealed))) {
-		return queued{}, false, nil
+		return queued{}, false
 	}
 	if q.last == nil || q.last.bytes >= s.segment {
 		q.retire()
 		file, err := unnamed(s.dir)
 		if err != nil {
-			s.release(int64(len(sealed)))
-			return queued{}, false, fmt.Errorf("the spool: %w", err)
+			s.fail(err, int64(len(sealed)))
+			return queued{}, false
 		}
 		q.last = &segment{file: file}
 	}
 	g := q.last
 	if _, err := g.file.WriteAt(sealed, g.bytes); err != nil {
-		s.release(int64(len(sealed)))
-		return queued{}, false, fmt.Errorf("the spool: %w", err)
+		s.fail(err, int64(len(sealed)))
+		return queued{}, false
 	}
 	item := queued{segment: g, offset: g.bytes, length: len(sealed), size: len(block), encoding: encoding, nonce: nonce}
 	q.mu.Lock()
@@ -211,7 +223,7 @@ func (q *queue) spill(block []byte) (queued, bool, error) {
 	q.mu.Unlock()
 	s.spilled.Add(int64(len(block)))
 	s.recycle(block)
-	return item, true, nil
+	return item, true
 }
 
 // retire says that nothing is added to the last segment any more.

@@ -151,3 +151,39 @@ func TestQueueEnds(t *testing.T) {
 		t.Errorf("put without room: %v", err)
 	}
 }
+
+// A disk that takes nothing leaves the streams as they are without a spool.
+func TestSpoolFails(t *testing.T) {
+	s := testSpool(t, 1<<30)
+	s.dir += "/none"
+	var told []error
+	s.onFailure = func(err error) { told = append(told, err) }
+	q := newQueue(s)
+	want := blocks(50)
+	go func() {
+		for _, b := range want {
+			if q.put(t.Context(), bytes.Clone(b)) != nil {
+				return
+			}
+		}
+		q.finish(io.EOF)
+	}()
+	got, err := io.ReadAll(q)
+	must(t, err)
+	if !bytes.Equal(got, bytes.Join(want, nil)) {
+		t.Error("other bytes came out")
+	}
+	if q.close(); s.used != 0 || len(told) > 1 {
+		t.Errorf("%d bytes are reserved; told %v", s.used, told)
+	}
+	// A queue that nobody reads yet finds out.
+	q = newQueue(testSpool(t, 1<<30))
+	q.spool.dir += "/none"
+	q.spool.onFailure = s.onFailure
+	for range queueBlocks {
+		must(t, q.put(t.Context(), []byte("x")))
+	}
+	if _, ok := q.spill([]byte("x")); ok || len(told) == 0 || !errors.Is(told[len(told)-1], os.ErrNotExist) {
+		t.Errorf("told %v", told)
+	}
+}

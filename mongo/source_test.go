@@ -26,6 +26,16 @@ func native(t testing.TB, o SourceOptions) snapshot.SourceSpec {
 	return snapshot.SourceSpec{Label: "mongo", Kind: snapshot.SourceMongo, Path: snapshot.RedactURI(o.Address), Stream: s}
 }
 
+// onCommand is OnCommand for a hook that is called by one connection at a time.
+func onCommand(s *mongotest.Server, h mongotest.Hook) {
+	var mu sync.Mutex
+	s.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
+		mu.Lock()
+		defer mu.Unlock()
+		return h(c)
+	})
+}
+
 func doc(id int, more ...bson.E) bson.D {
 	return append(bson.D{{Key: "_id", Value: int32(id)}}, more...)
 }
@@ -117,7 +127,7 @@ func TestSnapshotUnderWrites(t *testing.T) {
 	v := newVault(t)
 	var mu sync.Mutex // commands come over several connections
 	n := 0
-	s.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
+	onCommand(s, func(c mongotest.Call) *mongotest.Outcome {
 		if c.Name == "getMore" || c.Name == "find" {
 			mu.Lock()
 			defer mu.Unlock()
@@ -186,7 +196,7 @@ func TestWindowUnderWrites(t *testing.T) {
 			s := mongotest.Start(t, mongotest.Options{Version: name + ".1"})
 			fill(s, 1500)
 			n := 0
-			s.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
+			onCommand(s, func(c mongotest.Call) *mongotest.Outcome {
 				if c.Name == "getMore" && c.DB == "girder" {
 					n++
 					s.Insert("girder.user", doc(10_000+n))
@@ -215,7 +225,7 @@ func TestSnapshotTooOld(t *testing.T) {
 	s := mongotest.Start(t, mongotest.Options{})
 	fill(s, 3000)
 	done := false
-	s.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
+	onCommand(s, func(c mongotest.Call) *mongotest.Outcome {
 		if c.Name == "getMore" && c.Collection == "user" && !done {
 			done = true
 			s.Insert("girder.user", doc(90_000+c.Count))
@@ -264,7 +274,7 @@ func TestCatalogChanges(t *testing.T) {
 			s := mongotest.Start(t, mongotest.Options{})
 			fill(s, 2000)
 			changed := false
-			s.OnCommand(func(call mongotest.Call) *mongotest.Outcome {
+			onCommand(s, func(call mongotest.Call) *mongotest.Outcome {
 				if call.Name == "getMore" && call.DB == "girder" && !changed {
 					changed = true
 					c.change(s)
@@ -294,7 +304,7 @@ func TestRenamedEachTime(t *testing.T) {
 	s := mongotest.Start(t, mongotest.Options{})
 	fill(s, 2000)
 	names := []string{"girder.user", "girder.people"}
-	s.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
+	onCommand(s, func(c mongotest.Call) *mongotest.Outcome {
 		if c.Name == "getMore" && c.DB == "girder" && c.Collection != "item" {
 			s.Rename(names[0], names[1], false)
 			slices.Reverse(names)
@@ -311,7 +321,7 @@ func TestRenamedEachTime(t *testing.T) {
 func TestRolledOver(t *testing.T) {
 	s := mongotest.Start(t, mongotest.Options{})
 	fill(s, 2000)
-	s.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
+	onCommand(s, func(c mongotest.Call) *mongotest.Outcome {
 		if c.Name == "find" && c.Collection == "oplog.rs" && c.Body.Lookup("tailable").Type == bson.TypeBoolean {
 			s.Insert("girder.user", doc(50_000+c.Count))
 			s.TrimOplog(s.Now())
@@ -357,7 +367,7 @@ func TestElection(t *testing.T) {
 	s := mongotest.Start(t, mongotest.Options{Members: 3})
 	fill(s, 3000)
 	first := true
-	s.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
+	onCommand(s, func(c mongotest.Call) *mongotest.Outcome {
 		if c.Name == "getMore" && first {
 			first = false
 			s.StepDown(1)

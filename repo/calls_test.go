@@ -31,8 +31,8 @@ func TestCallsOfAnUnchangedNight(t *testing.T) {
 		if stats.BlobsNew != 0 || stats.Packs != 0 {
 			t.Errorf("something was stored: %+v", stats)
 		}
-		if got.Put != 2 || got.Delete != 1 || got.List != 5 || got.Stat != 0 || got.Get != segments {
-			t.Errorf("%d snapshots: %+v; want 2 puts (lease, manifest), 1 delete (lease), 5 lists, a get for each of %d segments", snapshots, got, segments)
+		if got.Put != 2 || got.Delete != 1 || got.List != 6 || got.Stat != 0 || got.Get != segments {
+			t.Errorf("%d snapshots: %+v; want 2 puts (lease, manifest), 1 delete (lease), 6 lists, a get for each of %d segments", snapshots, got, segments)
 		}
 		if segments > mergeSegments+2 {
 			t.Errorf("%d index segments", segments)

@@ -40,14 +40,16 @@ const (
 
 // leaseRecord is the content of a lease object, JSON, sealed.
 type leaseRecord struct {
-	ID      string    `json:"id"` // 32 hex digits; the object is leases/ID-COUNT
-	Count   int       `json:"count"`
-	Kind    string    `json:"kind"`
-	Host    string    `json:"host"`
-	PID     int       `json:"pid"`
-	Started time.Time `json:"started"`
-	Renewed time.Time `json:"renewed"`
-	Seen    []string  `json:"seen"` // ids of condemned lists
+	ID    string `json:"id"` // 32 hex digits; the object is leases/ID-COUNT
+	Count int    `json:"count"`
+	Kind  string `json:"kind"`
+	// Instance is whose backup it is, if any: the next one of the same instance looks for what a killed one has left.
+	Instance string    `json:"instance,omitempty"`
+	Host     string    `json:"host"`
+	PID      int       `json:"pid"`
+	Started  time.Time `json:"started"`
+	Renewed  time.Time `json:"renewed"`
+	Seen     []string  `json:"seen"` // ids of condemned lists
 
 	asOf   time.Time // when the leases were about to be read; others have been renewed since
 	names  []string  // of its objects
@@ -79,12 +81,17 @@ type lease struct {
 // removed. A list that appears in between, and those that a prune acts on before the lease is stored, are
 // what LoadIndex, which reads the lists again, is for.
 func (r *Repository) newLease(ctx context.Context, kind string) (*lease, error) {
+	return r.newLeaseOf(ctx, kind, "")
+}
+
+// newLeaseOf is newLease for the work of an instance.
+func (r *Repository) newLeaseOf(ctx context.Context, kind, instance string) (*lease, error) {
 	for {
 		lists, err := r.condemnedLists(ctx)
 		if err != nil {
 			return nil, err
 		}
-		l, err := r.putLease(ctx, kind, lists)
+		l, err := r.putLease(ctx, kind, instance, lists)
 		if err != nil {
 			return nil, err
 		}
@@ -98,13 +105,13 @@ func (r *Repository) newLease(ctx context.Context, kind string) (*lease, error) 
 	}
 }
 
-func (r *Repository) putLease(ctx context.Context, kind string, lists []condemnedList) (*lease, error) {
+func (r *Repository) putLease(ctx context.Context, kind, instance string, lists []condemnedList) (*lease, error) {
 	id, err := randomID()
 	if err != nil {
 		return nil, err
 	}
 	host, _ := os.Hostname() // a label for people; empty is fine
-	l := &lease{r: r, leaseRecord: leaseRecord{ID: hex.EncodeToString(id[:]), Kind: kind, Host: host, PID: os.Getpid(),
+	l := &lease{r: r, leaseRecord: leaseRecord{ID: hex.EncodeToString(id[:]), Kind: kind, Instance: instance, Host: host, PID: os.Getpid(),
 		Started: time.Now().UTC()}}
 	if err := l.renew(ctx, lists); err != nil {
 		_ = l.remove(context.WithoutCancel(ctx)) // it may be stored

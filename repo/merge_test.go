@@ -248,8 +248,8 @@ func TestCallsOfNightsWithoutPrune(t *testing.T) {
 		if packs < size || segments > mergeSegments {
 			t.Errorf("%d packs, %d segments", packs, segments)
 		}
-		if got.Put != 2 || got.Delete != 1 || got.List != 5 || got.Stat != 0 || got.Get != segments {
-			t.Errorf("%d snapshots: %+v; want 2 puts, 1 delete, 5 lists, a get for each of %d segments", n, got, segments)
+		if got.Put != 2 || got.Delete != 1 || got.List != 6 || got.Stat != 0 || got.Get != segments {
+			t.Errorf("%d snapshots: %+v; want 2 puts, 1 delete, 6 lists, a get for each of %d segments", n, got, segments)
 		}
 	}
 }

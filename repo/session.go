@@ -32,8 +32,11 @@ const (
 
 // SessionOptions are the options of Begin.
 type SessionOptions struct {
-	Level chunk.Level // of compression
-	Delta DeltaMode
+	// Instance is whose session it is. What an earlier one of the same instance had uploaded when it was killed is found
+	// again at once; "" = after half an hour.
+	Instance string
+	Level    chunk.Level // of compression
+	Delta    DeltaMode
 	// Uploads is how many packs may be on their way at a time; 0 means 8. Each holds a pack in memory. It begins with 4,
 	// and goes on with more where they move more bytes a second.
 	Uploads int
@@ -87,14 +90,19 @@ type Session struct {
 // Begin starts a session: condemned lists, lease, index. Every other writer and prune may be at work.
 // Close must be called, after Commit too.
 func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, error) {
-	l, err := r.newLease(ctx, leaseWriter)
+	l, err := r.newLeaseOf(ctx, leaseWriter, o.Instance)
 	if err != nil {
 		return nil, err
 	}
 	if err := r.LoadIndex(ctx); err != nil {
 		return nil, errors.Join(err, l.remove(context.WithoutCancel(ctx)))
 	}
-	return newSession(ctx, r, o, l), nil
+	s := newSession(ctx, r, o, l)
+	if err := s.adopt(ctx); err != nil {
+		s.cancel()
+		return nil, errors.Join(err, l.remove(context.WithoutCancel(ctx)))
+	}
+	return s, nil
 }
 
 // newSession makes a session under a lease that is the caller's.

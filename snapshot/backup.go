@@ -148,7 +148,7 @@ func Backup(ctx context.Context, r *repo.Repository, o BackupOptions) (report *B
 	outer := ctx
 	ctx, b.halt = context.WithCancelCause(ctx)
 	defer b.halt(nil)
-	b.s, err = r.Begin(ctx, repo.SessionOptions{Level: o.Level, Delta: o.Delta, Uploads: b.plan.uploads, OnUpload: b.uploaded})
+	b.s, err = r.Begin(ctx, repo.SessionOptions{Instance: o.Instance, Level: o.Level, Delta: o.Delta, Uploads: b.plan.uploads, OnUpload: b.uploaded})
 	if err != nil {
 		return nil, err
 	}

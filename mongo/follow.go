@@ -381,7 +381,15 @@ func (f *follower) open(ctx context.Context) (*driver.Cursor, error) {
 	if from.IsZero() {
 		// The first capture begins where the oldest dump does that the oplog still reaches.
 		if from = newest; !f.needed.IsZero() && !f.needed.Before(oldest) && f.needed.Before(newest) {
-			from = f.needed
+			var entry struct {
+				TS bson.Timestamp `bson:"ts"`
+			}
+			err := f.s.collection(oplogDB, oplogName).FindOne(ctx, bson.D{{Key: "ts", Value: bson.D{{Key: "$lte", Value: f.needed}}}},
+				options.FindOne().SetSort(bson.D{{Key: "$natural", Value: -1}}).SetProjection(bson.D{{Key: "ts", Value: 1}})).Decode(&entry)
+			if err != nil {
+				return nil, fmt.Errorf("reading the oplog: %w", err)
+			}
+			from = entry.TS // a cluster time need not be that of an entry
 		}
 	}
 	if newest.Before(from) {

@@ -15,6 +15,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/whole-tale/wtsnap/mongo/internal/mongotest"
+	"github.com/whole-tale/wtsnap/mongo/ownership/girdertest"
 	"github.com/whole-tale/wtsnap/snapshot"
 )
 
@@ -253,5 +254,35 @@ func TestMomentUnreachable(t *testing.T) {
 	}
 	if m, err := FindMoment(t.Context(), v.r, "test", "", second); err != nil || m.Dump.Sources[0].Mongo.End != second {
 		t.Errorf("exactly a dump: %v", err)
+	}
+}
+
+// TestMomentOfUser finds a user's documents as of before they were deleted, and not after.
+func TestMomentOfUser(t *testing.T) {
+	s, v := mongotest.Start(t, mongotest.Options{}), newVault(t)
+	dir := t.TempDir()
+	girdertest.New("alice", "bob").Write(t, dir)
+	s.LoadFolder(t, dir)
+	v.backup(native(t, SourceOptions{Address: s.URI()}))
+	s.Advance(5)
+	s.Update("girder.user", s.Documents("girder.user")[0].Lookup("_id"), bson.D{{Key: "$set", Value: bson.D{{Key: "size", Value: int64(5)}}}})
+	before := snapshot.Timestamp(s.Now())
+	s.Advance(5)
+	for _, d := range s.Documents("girder.user") {
+		s.Delete("girder.user", d.Lookup("_id"))
+	}
+	_, _, err := v.follow(s)
+	must(t, err)
+	must(t, v.r.LoadIndex(t.Context()))
+	for at, there := range map[snapshot.Timestamp]bool{before: true, EndOfSecond(int64(before.T)): true, snapshot.Timestamp(s.Now()): false} {
+		m, err := FindMoment(t.Context(), v.r, "test", "mongo", at)
+		must(t, err)
+		u, err := FindUser(t.Context(), v.r, UserOptions{Snapshot: m.Dump, Path: "mongo", User: "alice", Open: m.Open, Count: true})
+		if there != (err == nil) {
+			t.Errorf("at %s: %v", at, err)
+		}
+		if err == nil && u.Documents.Unix() != int64(before.T) {
+			t.Errorf("at %s: the documents are of %s", at, u.Documents)
+		}
 	}
 }

@@ -49,9 +49,10 @@ const (
 	// hintBytes is how much plaintext is expected before it is read ahead; what is needed at once is read at once.
 	hintBytes = 8 << 20
 	hintMost  = 4096 // blobs
-	// downCost is what a byte that comes down costs, beside one that goes up, as a share of downUnit: the lines that
-	// are slow are mostly slower up. savedShare of downUnit is what a delta mostly saves of a blob.
-	downCost, savedShare, downUnit = 1, 3, 4
+	// worthDown is how many bytes may come down for one that is stored of the blobs that become deltas by it. A byte down
+	// is taken to cost a quarter of one that goes up, since the lines that are slow are mostly slower up, and a delta to
+	// save three quarters of a blob.
+	worthDown = 3
 )
 
 // stage brings sealed frames from the backend by few large reads, several at a time, ahead of their use where that is
@@ -252,7 +253,7 @@ func (s *stage) pays(x *index.Index, loc index.Location) bool {
 	return g.pays()
 }
 
-func (g *group) pays() bool { return g.cost*downCost <= g.saves*savedShare }
+func (g *group) pays() bool { return g.cost <= g.saves*worthDown }
 
 // expect says that blobs may soon be bases. It reports whether so much is expected that it is time to read ahead.
 func (s *stage) expect(x *index.Index, ids []chunk.ID) bool {

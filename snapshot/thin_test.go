@@ -79,7 +79,7 @@ func TestFoldersAreReadAhead(t *testing.T) {
 					if got.Get > 6 || got.Downloaded > bytes*5/2 {
 						t.Errorf("%d gets of %d bytes for folders of %d", got.Get, got.Downloaded, bytes)
 					}
-					if most := 6*300*time.Millisecond + time.Duration(bytes*5/2)*time.Microsecond; took > most {
+					if most := 9*300*time.Millisecond + time.Duration(bytes*5/2)*time.Microsecond; took > most { // some orders of the reads take a trip more
 						t.Errorf("it took %v, want %v at most", took, most)
 					}
 				})

@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -64,7 +65,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exitsCmd, "noise": noiseCmd, "oddnames": oddNamesCmd, "same": sameCmd, "damage": damageCmd, "replace": replaceCmd,
-			"server": serverCmd, "tmpfs": tmpfsCmd, "idof": idOfCmd, "mongod": mongodCmd, "tool": toolCmd,
+			"server": serverCmd, "tmpfs": tmpfsCmd, "idof": idOfCmd, "weekday": weekdayCmd, "mongod": mongodCmd, "tool": toolCmd,
 			"wholetale": wholeTaleCmd,
 		},
 	})
@@ -104,6 +105,13 @@ func exitsCmd(ts *testscript.TestScript, neg bool, args []string) {
 	if out := ts.ReadFile("stderr"); strings.Contains(out, "goroutine ") || strings.Contains(out, "panic") {
 		ts.Fatalf("a stack trace on standard error")
 	}
+}
+
+// weekdayCmd sets a variable to the day of the week in some days: weekday NAME DAYS.
+func weekdayCmd(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Setenv(args[0], strings.ToLower(time.Now().UTC().AddDate(0, 0, n).Format("Mon")))
 }
 
 // noiseCmd makes files of random bytes that differ by name: noise BYTES FILE...

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 	"strings"
@@ -71,16 +72,30 @@ func (s *Session) adopt(ctx context.Context) error {
 }
 
 // othersDied reports whether the leases look as if a writer was killed: one of the session's own instance is there, or one
-// that was not renewed for long.
+// that was not renewed for long. Leases of killed writers stay until a prune removes them, so it reads one after the other,
+// and no more than it takes.
 func (s *Session) othersDied(ctx context.Context) (bool, error) {
-	others := func(name string) bool { return !strings.HasPrefix(name, leasesDir+s.lease.ID) }
-	objects, _, err := s.r.readAll(ctx, leasesDir, others)
+	var infos []storage.Info
+	err := s.r.st.List(ctx, leasesDir, func(i storage.Info) error {
+		if !strings.HasPrefix(i.Name, leasesDir+s.lease.ID) {
+			infos = append(infos, i)
+		}
+		return nil
+	})
 	if err != nil {
-		return false, fmt.Errorf("reading leases: %w", err)
+		return false, fmt.Errorf("listing the leases: %w", err)
 	}
-	for _, o := range objects {
+	for _, i := range infos {
+		data, err := s.r.st.Get(ctx, i.Name, 0, -1, nil)
+		if errors.Is(err, storage.ErrNotExist) {
+			continue // renewed or removed meanwhile: it lives
+		}
+		if err != nil {
+			return false, fmt.Errorf("reading a lease: %w", err)
+		}
+		content, err := s.r.keys.openObject(i.Name, data)
 		var l leaseRecord
-		if len(o.content) == 0 || strictJSON(o.content, &l) != nil || l.Kind != leaseWriter {
+		if err != nil || strictJSON(content, &l) != nil || l.Kind != leaseWriter {
 			continue
 		}
 		if l.Instance != "" && l.Instance == s.o.Instance || time.Since(l.Renewed) > leaseQuiet {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -34,7 +35,9 @@ type remote struct {
 func newRemote(t *testing.T, repo string) *remote {
 	t.Helper()
 	r := &remote{t: t, dir: t.TempDir()}
-	r.env = append(os.Environ(), "HOME="+r.path("home"), "TZ=UTC", "WTSNAP_REPO="+repo, "WTSNAP_INSTANCE=web", "WTSNAP_PASSWORD_FILE="+r.path("key"),
+	// What make sets for tests means nothing to the program, which says so.
+	environ := slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, "WTSNAP_") })
+	r.env = append(environ, "HOME="+r.path("home"), "TZ=UTC", "WTSNAP_REPO="+repo, "WTSNAP_INSTANCE=web", "WTSNAP_PASSWORD_FILE="+r.path("key"),
 		"RCLONE_CONFIG="+r.path("rclone.conf"), "XDG_CACHE_HOME="+r.path("cache"))
 	r.write("a", 300_000)
 	for i := range 20 {

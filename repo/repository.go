@@ -203,8 +203,10 @@ func (r *Repository) Size(id chunk.ID) (uint32, bool) {
 	return loc.Size, ok
 }
 
-// loadWorkers is how many small objects are read at a time.
-const loadWorkers = 8
+const (
+	loadWorkers  = 8 // small objects that are read at a time
+	loadDecoders = 2 // index segments in memory, decoded: each takes 5 times its size, 25 MB if it is full
+)
 
 // LoadIndex brings the index up to date: it reads the segments that it does not have yet. Where a
 // known segment has vanished (a prune replaced it) the index is built anew. The condemned lists are
@@ -276,9 +278,13 @@ func (r *Repository) loadIndexOnce(ctx context.Context, anew bool) (again bool, 
 	x.Reserve(int(bytes / segmentBlobBytes))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(loadWorkers)
+	decoded := make(chan struct{}, loadDecoders)
 	for _, id := range missing {
 		g.Go(func() error {
-			packs, err := r.readSegment(gctx, id)
+			data, err := r.readObject(gctx, segmentName(id))
+			decoded <- struct{}{}
+			defer func() { <-decoded }()
+			packs, err := decodeSegment(id, data, err)
 			if err != nil {
 				return err
 			}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -229,9 +228,6 @@ func (a *app) backup(c *cli.Context) error {
 	}
 	if path := c.String("explain"); path != "" {
 		return a.explain(o, path)
-	}
-	if a.g.memory > 0 {
-		debug.SetMemoryLimit(a.g.memory)
 	}
 	if o.Until, err = a.window(c); err != nil {
 		return err

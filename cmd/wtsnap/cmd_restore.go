@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -138,9 +137,6 @@ func (a *app) restore(c *cli.Context) error {
 	o, err := a.restoreOptions(c)
 	if err != nil {
 		return err
-	}
-	if a.g.memory > 0 {
-		debug.SetMemoryLimit(a.g.memory)
 	}
 	r, s, path, err := a.openSnapshot(c)
 	missing := err

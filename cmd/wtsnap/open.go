@@ -118,8 +118,11 @@ func (a *app) rcloneLog(level, text string) {
 	}
 }
 
-// openRepo opens the repository.
+// openRepo opens the repository. From then on the garbage collector keeps to --memory.
 func (a *app) openRepo() (*repo.Repository, error) {
+	if a.g.memory > 0 {
+		debug.SetMemoryLimit(a.g.memory)
+	}
 	b, err := a.openBackend()
 	if err != nil {
 		return nil, fmt.Errorf("opening the repository: %w", err)

@@ -1,0 +1,433 @@
+package main
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/whole-tale/wtsnap/repo/storage"
+	"github.com/whole-tale/wtsnap/repo/storage/local"
+	"github.com/whole-tale/wtsnap/repo/storage/rclone"
+	"github.com/whole-tale/wtsnap/repo/storage/rclone/rclonetest"
+	"github.com/whole-tale/wtsnap/repo/storage/storagetest/faulty"
+)
+
+// TestCrashes kills the program with SIGKILL in the midst of one operation after the other. After each kill check finds
+// nothing, and every snapshot that was committed and not forgotten is restored and compared. On a folder it is killed at
+// a random time; on S3 at a random request, before it is done, in its midst or after it. WTSNAP_CRASHES says how often.
+func TestCrashes(t *testing.T) {
+	kills := 8
+	if os.Getenv("WTSNAP_SLOW") != "" {
+		kills = 400
+	}
+	if s := os.Getenv("WTSNAP_CRASHES"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kills = n
+	}
+	clearEnvironment(t)
+	t.Setenv("RCLONE_CONFIG", filepath.Join(t.TempDir(), "rclone.conf"))
+	t.Run("folder", func(t *testing.T) {
+		place := filepath.Join(t.TempDir(), "repo")
+		r := newRemote(t, place)
+		r.run(0, "init", "--new-key-file", "key")
+		st, err := local.Open(place)
+		if err != nil {
+			t.Fatal(err)
+		}
+		(&crashes{remote: r, place: place, st: st}).run(kills)
+	})
+	t.Run("S3", func(t *testing.T) {
+		r, p, _ := serveFaulty(t, rclonetest.S3)
+		place := rclonetest.Spec(rclonetest.S3, strings.TrimPrefix(p.URL, "http://"))
+		st, err := rclone.Open(t.Context(), place, rclone.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		(&crashes{remote: r, place: place, st: st, proxy: p}).run(kills)
+	})
+}
+
+// crashes is a repository whose users die.
+type crashes struct {
+	*remote
+	place string
+	st    storage.Storage
+	proxy *faulty.Proxy // nil: a folder
+	rng   *rand.Rand
+	turn  int
+
+	sums  map[string]string // what each snapshot holds, by id
+	there map[string]bool   // snapshots that must be there
+	tally map[string]*crashTally
+}
+
+// crashTally counts what became of an operation's runs.
+type crashTally struct {
+	killed, ended int
+	working       int           // of those killed, had a lease
+	last          time.Duration // of a run that was not killed
+	requests      int           // of such a run
+}
+
+// crashOp is an operation that is killed. What breaks a repository so that there is something to repair is mended by
+// running it to its end.
+type crashOp struct {
+	name    string
+	args    []string
+	prepare func(c *crashes) bool // false: there is nothing to do
+	mended  func(c *crashes)      // where the repository is not whole before the operation has succeeded
+	forgets bool
+}
+
+func crashOps() []crashOp {
+	edit := func(c *crashes) bool { c.edit(); return true }
+	return []crashOp{
+		{name: "backup", args: []string{"backup", "src"}, prepare: edit},
+		{name: "forget", args: []string{"forget", "--keep-last", "4"}, forgets: true},
+		{name: "undelete", args: []string{"undelete", "--all"}, prepare: func(c *crashes) bool { return len(c.names("forgotten/")) > 0 }},
+		{name: "prune", args: []string{"prune", "--max-unused", "0"}},
+		{name: "prune at once", args: []string{"prune", "--max-unused", "0", "--grace", "0"}},
+		{name: "forget and prune", args: []string{"forget", "--keep-last", "3", "--prune", "--max-unused", "0", "--grace", "0"}, forgets: true},
+		{
+			name: "repair index", args: []string{"repair", "index", "--yes"},
+			prepare: func(c *crashes) bool {
+				names := c.names("index/")
+				c.damage(names[c.rng.IntN(len(names))], c.rng.IntN(2) == 0)
+				return true
+			},
+			mended: func(c *crashes) { c.must("repair", "index", "--yes") },
+		},
+		{
+			name: "repair packs", args: []string{"repair", "packs", "--yes"},
+			prepare: func(c *crashes) bool {
+				// What is lost can be had from the source, and nothing else needs it.
+				c.edit()
+				c.must("backup", "src")
+				c.must("forget", "--keep-last", "1", "--prune", "--max-unused", "0", "--grace", "0")
+				c.there = nil
+				c.whole("before a pack is removed")
+				packs := c.names("packs/")
+				c.damage(packs[c.rng.IntN(len(packs))], false)
+				return true
+			},
+			mended: func(c *crashes) {
+				c.must("repair", "packs", "--yes")
+				c.must("backup", "src")
+			},
+		},
+	}
+}
+
+func (c *crashes) run(kills int) {
+	seed := rand.Uint64()
+	if s := os.Getenv("WTSNAP_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	c.rng = rand.New(rand.NewPCG(seed, 1))
+	c.sums, c.tally = map[string]string{}, map[string]*crashTally{}
+	c.t.Logf("seed %d", seed)
+	c.whole("before all")
+	c.must("backup", "src")
+	c.whole("before all")
+	ops := crashOps()
+	done := 0
+	defer func() {
+		for _, name := range slices.Sorted(maps.Keys(c.tally)) {
+			n := c.tally[name]
+			c.t.Logf("%5d killed, %d of them with a lease, %d had ended: %s", n.killed, n.working, n.ended, name)
+		}
+		c.t.Logf("%5d killed in all", done)
+	}()
+	for c.turn = 1; done < kills && !c.t.Failed(); c.turn++ {
+		op := ops[0]
+		if c.turn <= 2*len(ops) {
+			op = ops[(c.turn-1)/2] // so that each is met, and once not killed, however small the budget
+		} else if c.rng.IntN(2) == 0 {
+			op = ops[c.rng.IntN(len(ops))]
+		}
+		if op.prepare != nil && !op.prepare(c) {
+			continue
+		}
+		n := c.tally[op.name]
+		if n == nil {
+			n = &crashTally{}
+			c.tally[op.name] = n
+		}
+		when := c.kill(op, n)
+		leases := c.died()
+		if strings.HasPrefix(when, "killed") {
+			done++
+			n.killed++
+			if leases > 0 {
+				n.working++
+			}
+		} else {
+			n.ended++
+		}
+		when = fmt.Sprintf("turn %d, %s %s", c.turn, op.name, when)
+		if op.mended != nil {
+			op.mended(c)
+		}
+		if op.forgets {
+			c.there = nil
+		}
+		c.whole(when)
+		if done%100 == 0 && strings.HasPrefix(when, fmt.Sprintf("turn %d, %s killed", c.turn, op.name)) {
+			c.t.Logf("%d kills", done)
+		}
+	}
+	c.must("backup", "src")
+	c.must("prune", "--max-unused", "0", "--grace", "0")
+	c.whole("at the end")
+}
+
+// died stands for the day after which others take the leases of the dead for abandoned: a prune would wait for it.
+// It returns how many objects of leases there were.
+func (c *crashes) died() int {
+	names := c.names("leases/")
+	for _, name := range names {
+		if err := c.st.Delete(context.Background(), name); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	return len(names)
+}
+
+// kill runs the operation and kills it, unless it has not run yet, or ends before.
+func (c *crashes) kill(op crashOp, n *crashTally) (when string) {
+	cmd := exec.Command("wtsnap", append([]string{"-q"}, op.args...)...)
+	var out bytes.Buffer
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = c.dir, c.env, &out, &out
+	first := n.last == 0
+	at, how := 0, ""
+	if c.proxy != nil && !first {
+		at = 1 + c.rng.IntN(n.requests)
+		how = []string{"before", "in the midst of", "after"}[c.rng.IntN(3)]
+		left := at
+		c.proxy.Next(1, func(*http.Request) bool { left--; return left == 0 }, func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			c.killAt(cmd, how, w, r, next)
+		})
+		defer c.proxy.Next(0, nil, nil)
+	}
+	seen := c.seen()
+	start := time.Now()
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	var delay time.Duration
+	if c.proxy == nil && !first {
+		// Starting takes as long as the rest; most of the kills are meant for the rest.
+		delay = time.Duration((0.3 + 0.8*c.rng.Float64()) * float64(n.last))
+		timer := time.AfterFunc(delay, func() { _ = cmd.Process.Kill() })
+		defer timer.Stop()
+	}
+	err := cmd.Wait()
+	exit, _ := errors.AsType[*exec.ExitError](err)
+	switch {
+	case err == nil:
+		n.last, n.requests = time.Since(start), c.seen()-seen
+		return "had ended"
+	case exit != nil && exit.ExitCode() == -1 && c.proxy != nil:
+		return fmt.Sprintf("killed %s request %d of %d", how, at, n.requests)
+	case exit != nil && exit.ExitCode() == -1:
+		return fmt.Sprintf("killed after %v of %v", delay, n.last)
+	}
+	c.t.Fatalf("%s: %v\n%s", op.name, err, &out)
+	return ""
+}
+
+func (c *crashes) seen() int {
+	if c.proxy == nil {
+		return 0
+	}
+	return c.proxy.Seen()
+}
+
+// killAt kills the program before the server has done what it asks for, when it has half of an upload, or before it has
+// the answer.
+func (c *crashes) killAt(cmd *exec.Cmd, how string, w http.ResponseWriter, r *http.Request, next http.Handler) {
+	switch how {
+	case "after":
+		next.ServeHTTP(w, r)
+	case "in the midst of":
+		_, _ = io.CopyN(io.Discard, r.Body, r.ContentLength/2)
+	}
+	_ = cmd.Process.Kill() // it may have ended
+	panic(http.ErrAbortHandler)
+}
+
+// edit changes the source as a day does.
+func (c *crashes) edit() {
+	for range 1 + c.rng.IntN(4) {
+		c.write(fmt.Sprint("day/", c.rng.IntN(40)), 1000+c.rng.IntN(200_000))
+	}
+	for range c.rng.IntN(3) {
+		if err := os.RemoveAll(c.path(fmt.Sprint("src/day/", c.rng.IntN(40)))); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+}
+
+func (c *crashes) names(dir string) []string {
+	var names []string
+	if err := c.st.List(context.Background(), dir, func(i storage.Info) error {
+		names = append(names, i.Name)
+		return nil
+	}); err != nil {
+		c.t.Fatal(err)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// damage flips a byte of an object, or removes it.
+func (c *crashes) damage(name string, flip bool) {
+	ctx := context.Background()
+	data, err := c.st.Get(ctx, name, 0, -1, nil)
+	if err == nil {
+		err = c.st.Delete(ctx, name)
+	}
+	if err == nil && flip {
+		data[len(data)/2] ^= 1
+		_, err = c.st.Put(ctx, name, data)
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// must runs the program to its end, in this process: that is faster.
+func (c *crashes) must(args ...string) string {
+	c.t.Helper()
+	code, out, errs := runArgs(c.t, append([]string{"-r", c.place, "-p", c.path("key"), "--instance", "web", "--json", "--cache-dir", c.path("cache2")}, c.inDir(args)...)...)
+	if code != 0 {
+		c.t.Fatalf("%q: exit code %d\n%s%s", args, code, errs, out)
+	}
+	return out
+}
+
+// inDir makes the source's path absolute.
+func (c *crashes) inDir(args []string) []string {
+	args = slices.Clone(args)
+	for i, a := range args {
+		if a == "src" {
+			args[i] = c.path("src")
+		}
+	}
+	return args
+}
+
+// whole fails the test unless check finds nothing, and every snapshot is there and what it was made of.
+func (c *crashes) whole(when string) {
+	c.t.Helper()
+	args := []string{"check"}
+	if c.rng.IntN(8) == 0 {
+		args = append(args, "--read-data")
+	}
+	if code, out, errs := runArgs(c.t, append([]string{"-r", c.place, "-p", c.path("key"), "--cache-dir", "none", "--json"}, args...)...); code != 0 {
+		c.t.Errorf("%s: check: exit code %d\n%s%s", when, code, errs, out)
+	}
+	var doc struct {
+		Snapshots []struct {
+			ID       string
+			Complete bool
+		}
+	}
+	if err := json.Unmarshal([]byte(c.must("snapshots")), &doc); err != nil {
+		c.t.Fatal(err)
+	}
+	if len(doc.Snapshots) == 0 && c.turn > 0 {
+		c.t.Errorf("%s: no snapshot is left", when)
+	}
+	left := maps.Clone(c.there)
+	c.there = map[string]bool{}
+	source := ""
+	for _, s := range doc.Snapshots {
+		delete(left, s.ID)
+		c.there[s.ID] = true
+		sum, err := c.restored(s.ID)
+		if err != nil {
+			c.t.Errorf("%s: restoring snapshot %s: %v", when, s.ID, err)
+			continue
+		}
+		want, known := c.sums[s.ID]
+		if !known { // it was just made
+			if source == "" {
+				source = c.source()
+			}
+			want, c.sums[s.ID] = source, sum
+			if c.turn == 0 {
+				want = sum // what was there before
+			}
+		}
+		if sum != want && s.Complete {
+			c.t.Errorf("%s: snapshot %s has come back as something else:\n%s\nwant:\n%s", when, s.ID, sum, want)
+		}
+	}
+	for id := range left {
+		c.t.Errorf("%s: snapshot %s is gone", when, id)
+	}
+}
+
+// restored restores a snapshot and returns what it holds.
+func (c *crashes) restored(id string) (string, error) {
+	var out, errs bytes.Buffer
+	code := run(c.t.Context(), std{nil, &out, &errs}, []string{"wtsnap", "-r", c.place, "-p", c.path("key"), "--instance", "web", "-q",
+		"--cache-dir", c.path("cache2"), "restore", id, "--to", "tar:-"})
+	if code != 0 {
+		return "", fmt.Errorf("exit code %d: %s", code, &errs)
+	}
+	var lines []string
+	for r := tar.NewReader(&out); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return "", err
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		sum := sha256.New()
+		if _, err := io.Copy(sum, r); err != nil {
+			return "", err
+		}
+		lines = append(lines, fmt.Sprintf("%s %d %x", h.Name, h.Size, sum.Sum(nil)[:8]))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n"), nil
+}
+
+// source returns what a snapshot of the source holds.
+func (c *crashes) source() string {
+	var lines []string
+	for line := range strings.Lines(c.files("src")) {
+		part := strings.Fields(line)
+		lines = append(lines, fmt.Sprintf("src/%s %s %s", part[0], part[1], part[2][:16]))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}

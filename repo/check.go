@@ -423,6 +423,9 @@ func (c *checker) others(ctx context.Context) error {
 			}
 		}
 	}
+	if err := c.checkLedgers(ctx); err != nil {
+		return err
+	}
 	_, lists, err := c.r.condemnedAndDamaged(ctx)
 	if err != nil {
 		return err

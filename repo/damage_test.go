@@ -68,6 +68,15 @@ func damageOps() []damageOp {
 			}
 			return err
 		}},
+		{"Ledger", func(ctx context.Context, d *damaged, r *Repository) error {
+			records, err := r.Ledger(ctx, LedgerCheck)
+			for _, rec := range records {
+				if string(rec.Data) != "a record" {
+					err = errors.Join(err, fmt.Errorf("a wrong record: %q", rec.Data))
+				}
+			}
+			return err
+		}},
 		{"PlanPrune", func(ctx context.Context, d *damaged, r *Repository) error {
 			_, _, err := prune(ctx, r, PruneOptions{Grace: MinGrace})
 			return err
@@ -110,6 +119,7 @@ var blocked = map[string]map[string]string{
 	"forgotten":     {"Undelete": "!"},
 	"annotation":    {"Annotations": "!"},
 	"condemned":     {},
+	"ledger":        {"Ledger": "!"},
 	"lease":         {"PlanPrune": "", "Undelete": "", "RepairIndex": ""},
 }
 
@@ -173,6 +183,10 @@ func damagedFixture(t *testing.T) (*fixture, map[string][2]string) {
 		objects["forgotten"] = [2]string{fx.forgotten.forgottenName(), fx.victim.forgottenName()}
 		must0(t, r.Annotate(ctx, fx.forgotten.ID, []byte("note")))
 		objects["annotation"] = pair(list(t, tr.mem, annotationsDir))
+		for range 2 {
+			must0(t, r.AppendLedger(ctx, LedgerCheck, []byte("a record")))
+		}
+		objects["ledger"] = pair(list(t, tr.mem, ledgerDir))
 		condemnByHand(t, tr, index.PackID{1})
 		objects["condemned"] = pair(list(t, tr.mem, condemnedDir))
 		for range 2 {
@@ -188,7 +202,7 @@ var damages = []string{"truncate", "truncate to a byte", "delete", "flip", "flip
 
 // undetectable says which damage leaves no trace but an older state.
 func undetectable(kind, how string) bool {
-	return how == "delete" && slices.Contains([]string{"key", "other key", "manifest", "forgotten", "annotation", "condemned", "lease"}, kind)
+	return how == "delete" && slices.Contains([]string{"key", "other key", "manifest", "forgotten", "annotation", "condemned", "lease", "ledger"}, kind)
 }
 
 func TestDamageTable(t *testing.T) {

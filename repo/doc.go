@@ -11,6 +11,7 @@
 //	forgotten/INSTANCE/TIME-ID  the same, forgotten and not yet swept
 //	annotations/SNAPSHOT-ID     sealed notes on a snapshot (tags, holds)
 //	condemned/ID, leases/ID     garbage collection
+//	ledger/KIND/ID              sealed records of what was done when
 //
 // Invariants:
 //

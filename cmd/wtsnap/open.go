@@ -98,7 +98,7 @@ func (a *app) openBackend() (*backend, error) {
 		dir := filepath.Join(a.g.cacheDir, hex.EncodeToString(sum[:12]))
 		most := a.g.cacheBytes()
 		b.cached = cache.New(st, cache.Options{Dir: dir, Most: most / 2,
-			Prefixes: []string{"index/", "snapshots/", "forgotten/", "annotations/", "packs/"}})
+			Prefixes: []string{"index/", "snapshots/", "forgotten/", "annotations/", "ledger/", "packs/"}})
 		b.frames = cache.NewFrames(dir+".frames", most/2)
 	}
 	a.backend = b

@@ -21,7 +21,7 @@ type Rule func(ctx context.Context, before storage.Storage, op Op) error
 // Folders are the names that a repository uses; config is the one object outside them.
 var Folders = []string{
 	"keys/", "packs/", "index/", "snapshots/", "forgotten/", "annotations/",
-	"condemned/", "leases/", "checks/",
+	"condemned/", "leases/", "ledger/",
 }
 
 // Referee fails the test when a rule is broken. Two rules are always on: an

@@ -209,3 +209,12 @@ func sourceOf(specs []SourceSpec, path string) (*SourceSpec, string, error) {
 	}
 	return nil, "", fmt.Errorf("%q is in none of the sources", path)
 }
+
+// Excluded returns what decides, by names alone, whether a path of a source (relative to it) is left out.
+func Excluded(all ExcludeOptions, spec *SourceSpec) (func(path string, isDir bool) bool, error) {
+	x, err := newExcluder(all, spec.Exclude)
+	if err != nil {
+		return nil, err
+	}
+	return x.excludes, nil
+}

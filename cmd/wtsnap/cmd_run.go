@@ -353,19 +353,27 @@ func withoutSecrets(environ []string) []string {
 	})
 }
 
-// stateDir returns the folder in which is remembered what outlives a run: systemd's, or the user's own.
-func stateDir() (string, error) {
-	dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":")
-	if dir == "" {
-		base := os.Getenv("XDG_STATE_HOME")
-		if base == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				return "", usagef("export STATE_DIRECTORY=/var/lib/wtsnap", "there is no folder to remember in how jobs end: neither STATE_DIRECTORY nor HOME is set")
-			}
-			base = filepath.Join(home, ".local", "state")
+// statePath returns the folder in which is remembered what outlives a run: systemd's, or the user's own.
+func statePath() (string, error) {
+	if dir, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":"); dir != "" {
+		return dir, nil
+	}
+	base := os.Getenv("XDG_STATE_HOME")
+	if base == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return "", usagef("export STATE_DIRECTORY=/var/lib/wtsnap", "there is no folder to remember in how jobs end: neither STATE_DIRECTORY nor HOME is set")
 		}
-		dir = filepath.Join(base, "wtsnap")
+		base = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(base, "wtsnap"), nil
+}
+
+// stateDir is statePath of a folder that is there.
+func stateDir() (string, error) {
+	dir, err := statePath()
+	if err != nil {
+		return "", err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return "", fmt.Errorf("the folder that remembers how jobs end: %w", err)

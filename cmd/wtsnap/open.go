@@ -94,8 +94,7 @@ func (a *app) openBackend() (*backend, error) {
 	}
 	b.Storage = st
 	if b.remote != nil && a.g.cacheDir != "" {
-		sum := sha256.Sum256([]byte(spec)) // a connection string may hold a password: no name of a folder
-		dir := filepath.Join(a.g.cacheDir, hex.EncodeToString(sum[:12]))
+		dir := cacheOf(a.g.cacheDir, spec)
 		most := a.g.cacheBytes()
 		b.cached = cache.New(st, cache.Options{Dir: dir, Most: most / 2,
 			Prefixes: []string{"index/", "snapshots/", "forgotten/", "annotations/", "ledger/", "packs/"}})
@@ -103,6 +102,12 @@ func (a *app) openBackend() (*backend, error) {
 	}
 	a.backend = b
 	return b, nil
+}
+
+// cacheOf returns the folder of a repository's cache; that of frames lies beside it.
+func cacheOf(base, spec string) string {
+	sum := sha256.Sum256([]byte(spec)) // a connection string may hold a password: no name of a folder
+	return filepath.Join(base, hex.EncodeToString(sum[:12]))
 }
 
 // retrying tells of a request that failed and is tried again, where the wait is long enough to be noticed.

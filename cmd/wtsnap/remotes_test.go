@@ -446,3 +446,36 @@ func TestBoxIsFull(t *testing.T) {
 		t.Errorf("words on the room where there is plenty:\n%s", out)
 	}
 }
+
+// What a doctor says of Box: that it works, how old the token is, and, once the token is good for nothing, what to do.
+func TestBoxDoctor(t *testing.T) {
+	t.Parallel()
+	r, b := serveBox(t)
+	r.says(r.run(0, "doctor"), `remote +ok +box:backups/wtsnap: can be written, listed, read and deleted`, `token +ok +the token of box was renewed about .* ago; unused, it dies 20`,
+		`note +Box takes a refresh token only once`, `room +ok`, `clock +ok +this machine's clock agrees with the server's`, `cache +ok`)
+	// 50 days without use: before the remote is asked it is about to die, and asking renews it.
+	b.Expire(time.Hour)
+	r.login(b)
+	old := regexp.MustCompile(`"expiry":"[^"]*"`).ReplaceAllString(r.config(), `"expiry":"`+time.Now().UTC().AddDate(0, 0, -50).Format(time.RFC3339)+`"`)
+	if err := os.WriteFile(r.path("rclone.conf"), []byte(old), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.says(r.run(0, "doctor"), `token +ok +the token of box was renewed about a minute ago`)
+	if !strings.Contains(r.config(), b.Refresh()) {
+		t.Error("the new token is not in the configuration")
+	}
+	b.Quota(1000)
+	r.says(r.run(1, "doctor"), `remote +PROBLEM +box:backups/wtsnap: storing an object: .*the storage is full`, `try: .*free space`)
+	b.Quota(10_000_000)
+	r.says(r.run(1, "doctor"), `room +PROBLEM +the storage has room for 9.5 MiB only`)
+	b.Quota(-1)
+	b.Revoke()
+	out := r.run(5, "doctor")
+	r.says(out, `remote +PROBLEM .*refuses the credentials`, `try: run: rclone config reconnect box:`)
+	if strings.Contains(out, "access_token") {
+		t.Error("the token is shown")
+	}
+	b.Login()
+	r.login(b)
+	r.intact()
+}

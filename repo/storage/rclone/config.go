@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -50,6 +51,7 @@ type process struct {
 	mu   sync.Mutex
 	warn func(string)
 	log  func(level, message string)
+	skew time.Duration // of this machine's clock before a server's, as rclone noticed it
 }
 
 var (
@@ -356,6 +358,9 @@ func writable(path string) bool {
 	return unix.Access(filepath.Dir(path), unix.W_OK) == nil
 }
 
+// wrongTime is how rclone says, once a host, that the Date of an answer is more than five minutes off.
+var wrongTime = regexp.MustCompile(`^Time may be set wrong - time from .* is (\S+) different`)
+
 // logHandler passes what rclone logs to Options.Log.
 type logHandler struct{}
 
@@ -380,6 +385,9 @@ func (logHandler) Handle(_ context.Context, r slog.Record) error {
 	p := current.Load()
 	p.mu.Lock()
 	log := p.log
+	if m := wrongTime.FindStringSubmatch(text); m != nil {
+		p.skew, _ = time.ParseDuration(m[1])
+	}
 	p.mu.Unlock()
 	if log != nil {
 		log(r.Level.String(), text)

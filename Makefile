@@ -45,9 +45,10 @@ cross: ## compile for the other systems
 	GOOS=freebsd GOARCH=amd64 go build -o /dev/null ./cmd/wtsnap
 	GOOS=linux GOARCH=arm64 go build -o /dev/null ./cmd/wtsnap
 
-bench: build bench-build ## measure beside restic and borg: SIZE=small or full, RUNS=3, NIGHTS=3
+bench: build bench-build build/mongo/built ## measure beside restic, borg and mongodump: SIZE=small or full, RUNS=3, NIGHTS=3
 	bin/wtsnap-bench run -size $(SIZE) -runs $(RUNS) -nights $(NIGHTS) -json build/bench-$(SIZE).json
 	bin/wtsnap-bench thin -nights $(NIGHTS)
+	bin/wtsnap-bench mongo -size $(SIZE) -runs $(RUNS) -nights $(NIGHTS) -json build/bench-mongo-$(SIZE).json
 
 demo: ## build, then show a backup's life: two nights, restore, check, prune
 	sh docs/demo.sh

@@ -18,6 +18,7 @@ const usage = `wtsnap-bench measures wtsnap beside restic, borg and others.
 
   wtsnap-bench run                 make corpora, measure, print a table
   wtsnap-bench thin                how well a thin line to an S3 server is used
+  wtsnap-bench mongo               dump and restore beside mongodump and mongorestore
   wtsnap-bench corpus DIR          make one corpus and nothing else
   wtsnap-bench compare A B         tell what differs between two trees
   wtsnap-bench bound OLD NEW       what a perfect delta between two trees would upload
@@ -58,6 +59,8 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return runCommand(ctx, args, stdout, stderr)
 	case "thin":
 		return thinCommand(ctx, args, stdout, stderr)
+	case "mongo":
+		return mongoCommand(ctx, args, stdout, stderr)
 	case "corpus":
 		return corpusCommand(ctx, args, stderr)
 	case "compare":

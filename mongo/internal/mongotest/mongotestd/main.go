@@ -1,14 +1,17 @@
 // Mongotestd is the server of package mongotest as a program, for tests of other programs, benchmarks and demonstrations.
-// It prints its URI, and ends when its standard input does.
+// It prints its URI, answers each line of its standard input with the seconds of processor time that it has used, and
+// ends when the input does.
 package main
 
 import (
+	"bufio"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"go.mongodb.org/mongo-driver/v2/bson"
 
@@ -62,10 +65,22 @@ func main() {
 		generate(s, documents, size)
 	}
 	fmt.Println(s.URI())
-	io.Copy(io.Discard, os.Stdin)
+	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
+		fmt.Printf("%.3f\n", cpu().Seconds())
+	}
 	for _, end := range h.ends {
 		end()
 	}
+}
+
+// cpu is what the process has used of all cores, in its own code and in the system's.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		fmt.Fprintln(os.Stderr, "mongotestd:", err)
+		os.Exit(1)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // generate makes documents of a size that do not compress to nothing.

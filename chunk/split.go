@@ -72,12 +72,11 @@ func (p Params) Validate() error {
 // Splitter cuts a stream into chunks. It is for one goroutine; between streams
 // Reset keeps its memory, which is at most Max bytes.
 type Splitter struct {
-	p     Params
-	r     io.Reader
-	base  *chunker.BaseChunker // made when the first stream longer than Min turns up
-	dirty bool                 // base is in the middle of a chunk that will not be continued
-	tail  []byte               // read already, belongs to the next chunk
-	err   error                // what r ended with, io.EOF or worse
+	p    Params
+	r    io.Reader
+	scan *scanner // made when the first stream longer than Min turns up
+	tail []byte   // read already, belongs to the next chunk
+	err  error    // what r ended with, io.EOF or worse
 }
 
 // NewSplitter returns a Splitter that reads from r. It panics on parameters
@@ -124,21 +123,18 @@ func (s *Splitter) Next(buf []byte) ([]byte, error) {
 		}
 		switch {
 		case s.err != nil && s.err != io.EOF:
-			s.dirty = s.dirty || scanned > 0
 			return nil, s.err
 		case len(buf) == 0:
 			return nil, io.EOF
 		case s.err == io.EOF && len(buf) <= s.p.Min:
 			return buf, nil
 		}
-		if n := s.chunker().NextSplitPoint(buf[scanned:]); n >= 0 {
-			cut := scanned + n
+		if cut := s.cut(buf, max(scanned, s.p.Min)); cut > 0 {
 			s.tail = append(s.tail, buf[cut:]...)
 			return buf[:cut], nil
 		}
 		scanned = len(buf)
 		if s.err == io.EOF {
-			s.dirty = true
 			return buf, nil
 		}
 	}
@@ -152,23 +148,27 @@ func (s *Splitter) Split(data []byte) int {
 	if len(data) <= s.p.Min {
 		return len(data)
 	}
-	if n := s.chunker().NextSplitPoint(data[:min(len(data), s.p.Max)]); n >= 0 {
+	if n := s.cut(data, s.p.Min); n > 0 {
 		return n
 	}
-	s.dirty = true
 	return len(data)
 }
 
-// chunker returns the rolling hash at the start of a chunk, or where the last
-// call left it within one.
-func (s *Splitter) chunker() *chunker.BaseChunker {
-	if s.base == nil || s.dirty {
-		s.base = chunker.NewBase(s.p.Pol,
-			chunker.WithBaseBoundaries(uint(s.p.Min), uint(s.p.Max)),
-			chunker.WithBaseAverageBits(s.p.AvgBits))
-		s.dirty = false
+// cut returns the length of the chunk that data begins with, of which no length
+// below from is one, or 0 where data does not reach to its end. from is at least
+// Min.
+func (s *Splitter) cut(data []byte, from int) int {
+	if s.scan == nil {
+		s.scan = newScanner(s.p.Pol, s.p.AvgBits)
 	}
-	return s.base
+	to := min(len(data), s.p.Max)
+	if n := s.scan.find(data, from, to); n >= 0 {
+		return n
+	}
+	if to == s.p.Max {
+		return to
+	}
+	return 0
 }
 
 // fill reads until buf holds n bytes, or sets s.err.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	resticchunker "github.com/restic/chunker"
 	"github.com/zeebo/blake3"
 	"pgregory.net/rapid"
 
@@ -49,6 +50,36 @@ func readAll(t testing.TB, s *chunk.Splitter, buf []byte) (chunks [][]byte) {
 		}
 		chunks = append(chunks, bytes.Clone(c))
 	}
+}
+
+// Long chunks are looked for at several places at a time: restic's chunker looks at one byte after the other.
+func TestSplitterAgainstResticsChunker(t *testing.T) {
+	data := noise(7, 1<<20)
+	clear(data[300<<10 : 350<<10])
+	rapid.Check(t, func(t *rapid.T) {
+		p := chunk.Params{Pol: testPol}
+		p.Min = rapid.IntRange(64, 20<<10).Draw(t, "min")
+		p.Max = rapid.IntRange(p.Min, 200<<10).Draw(t, "max")
+		p.AvgBits = rapid.IntRange(9, 15).Draw(t, "bits") // up to 16 cuts in a round
+		rest := data[rapid.IntRange(0, len(data)-1).Draw(t, "from"):]
+		base := resticchunker.NewBase(p.Pol, resticchunker.WithBaseBoundaries(uint(p.Min), uint(p.Max)), resticchunker.WithBaseAverageBits(p.AvgBits))
+		next, inMemory := chunk.NewSplitter(bytes.NewReader(rest), p), chunk.NewSplitter(nil, p)
+		var buf []byte
+		for len(rest) > 0 {
+			want := base.NextSplitPoint(rest)
+			if want < 0 {
+				want = len(rest)
+			}
+			if n := inMemory.Split(rest); n != want {
+				t.Fatalf("Split: %d, want %d", n, want)
+			}
+			var err error
+			if buf, err = next.Next(buf); err != nil || !bytes.Equal(buf, rest[:want]) {
+				t.Fatalf("Next: %d bytes, %v, want %d", len(buf), err, want)
+			}
+			rest = rest[want:]
+		}
+	})
 }
 
 // shortReader reads as many bytes at a time as it likes, none included.

@@ -13,6 +13,7 @@ import (
 	"github.com/whole-tale/wtsnap/repo/storage/retry"
 	"github.com/whole-tale/wtsnap/snapshot"
 	"github.com/whole-tale/wtsnap/snapshot/exclude"
+	"github.com/whole-tale/wtsnap/snapshot/mount"
 )
 
 // The exit codes; docs/exit-codes.md tells what to do about each.
@@ -191,6 +192,8 @@ func hint(err error) string {
 		return "look at the source; --allow-shrink if it is meant to be so"
 	case mongoHint(err) != "":
 		return mongoHint(err)
+	case is[*mount.Error](err):
+		return mountHint(err)
 	case is[*snapshot.InstanceError](err):
 		return "--instance NAME"
 	case is[*snapshot.AmbiguousError](err):

@@ -58,6 +58,12 @@ func TestScripts(t *testing.T) {
 			switch cond {
 			case "mounted":
 				return mountable.Load(), nil
+			case "fuse":
+				f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+				if err == nil {
+					f.Close()
+				}
+				return err == nil && os.Getuid() == 0, nil
 			case "mongotools":
 				return os.Getenv(toolsVariable) != "", nil
 			}

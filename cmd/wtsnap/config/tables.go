@@ -9,7 +9,7 @@ import (
 )
 
 // Steps are what a job can do, in the order in which it makes sense.
-var Steps = []string{"backup", "forget", "prune", "check"}
+var Steps = []string{"backup", "forget", "prune", "check", "drill"}
 
 func (r *reader) source(path []string, label string, value any) Source {
 	s := Source{Label: label, Values: Values{}}

@@ -603,6 +603,9 @@ func (c *checker) readDeltas(ctx context.Context) error {
 		if !errors.As(err, &d) {
 			return err
 		}
+		if vanished(err) {
+			return nil // what it rests on was given up: damage to the snapshots that need it, which are followed later, if any
+		}
 		p := Problem{Kind: d.Kind, Object: d.Object, Detail: strings.TrimPrefix(d.Error(), "damaged: "+d.Object+": "), Hint: d.Hint}
 		if id := p.Kind + p.Object + p.Detail; !c.filed[id] {
 			c.filed[id] = true

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo/storage"
 	"github.com/whole-tale/wtsnap/repo/storage/mem"
@@ -369,6 +370,38 @@ func TestOtherCopyIsRead(t *testing.T) {
 				t.Errorf("%s %s: %v", how, name, err)
 			}
 		}
+	}
+}
+
+// A delta that no snapshot needs any more, and whose base was lost and given up, is waste and no damage.
+func TestWasteOnALostBase(t *testing.T) {
+	tr := newRepo(t)
+	old := content{{word("base", 60_000)}}
+	first := tr.backup(old)
+	edited := bytes.Clone(old[0][0])
+	copy(edited[100:], "a small change")
+	w := tr.begin(tr.st)
+	id, _, err := w.w.PutDelta(t.Context(), index.Data, edited, []chunk.ID{tr.r.Hasher().Sum(old[0][0])})
+	must0(t, err)
+	tree, _, err := w.w.Put(t.Context(), index.Tree, encodeIDs(treeMagic, []chunk.ID{id}))
+	must0(t, err)
+	second := w.commit(tree)
+	w.close()
+	r := tr.open(tr.mem)
+	must0(t, r.LoadIndex(t.Context()))
+	loc, _ := r.Index().Lookup(index.KeyOf(tr.r.Hasher().Sum(old[0][0])))
+	must0(t, tr.mem.Delete(t.Context(), packName(loc.PackID)))
+	if rep := checkAll(t, tr.open(tr.mem)); len(rep.Problems) < 3 { // the pack, and what both snapshots have lost
+		t.Errorf("a pack that is gone: %+v", rep.Problems)
+	}
+	must[*PackRepair](t)(r.RepairPacks(t.Context(), nil, false))
+	if rep := checkAll(t, tr.open(tr.mem)); len(rep.Problems) != 2 {
+		t.Errorf("two snapshots need what was given up: %+v", rep.Problems)
+	}
+	tr.backup(content{{edited}})
+	forget(t, tr.open(tr.mem), first, second)
+	if rep := checkAll(t, tr.open(tr.mem)); len(rep.Problems) != 0 {
+		t.Errorf("nothing needs the delta: %+v", rep.Problems)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -84,7 +85,7 @@ type crashes struct {
 type crashTally struct {
 	killed, ended int
 	working       int           // of those killed, had a lease
-	last          time.Duration // of a run that was not killed
+	all, last     time.Duration // of a run that was not killed: from its start, and from its lease
 	requests      int           // of such a run
 }
 
@@ -220,7 +221,7 @@ func (c *crashes) kill(op crashOp, n *crashTally) (when string) {
 	cmd := exec.Command("wtsnap", append([]string{"-q"}, op.args...)...)
 	var out bytes.Buffer
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = c.dir, c.env, &out, &out
-	first := n.last == 0
+	first := n.all == 0
 	at, how := 0, ""
 	if c.proxy != nil && !first {
 		at = 1 + c.rng.IntN(n.requests)
@@ -237,25 +238,62 @@ func (c *crashes) kill(op crashOp, n *crashTally) (when string) {
 		c.t.Fatal(err)
 	}
 	var delay time.Duration
-	if c.proxy == nil && !first {
-		// Starting takes as long as the rest; most of the kills are meant for the rest.
-		delay = time.Duration((0.3 + 0.8*c.rng.Float64()) * float64(n.last))
-		timer := time.AfterFunc(delay, func() { _ = cmd.Process.Kill() })
-		defer timer.Stop()
+	begun := make(chan time.Time, 1)
+	done := make(chan struct{})
+	var watch sync.WaitGroup
+	if c.proxy == nil {
+		// Starting takes as long as the rest, so that the time is counted from the lease, if there is one.
+		blind := !first && (n.last == 0 || op.forgets && c.rng.IntN(2) == 0)
+		if blind {
+			delay = time.Duration(1.2 * c.rng.Float64() * float64(n.all))
+		} else if !first {
+			delay = time.Duration(1.2 * c.rng.Float64() * float64(n.last))
+		}
+		watch.Go(func() { c.watch(cmd, !first, blind, delay, begun, done) })
 	}
 	err := cmd.Wait()
+	close(done)
+	watch.Wait()
 	exit, _ := errors.AsType[*exec.ExitError](err)
 	switch {
 	case err == nil:
-		n.last, n.requests = time.Since(start), c.seen()-seen
+		n.all, n.requests = time.Since(start), c.seen()-seen
+		select {
+		case lease := <-begun:
+			n.last = time.Since(lease)
+		default:
+		}
 		return "had ended"
 	case exit != nil && exit.ExitCode() == -1 && c.proxy != nil:
 		return fmt.Sprintf("killed %s request %d of %d", how, at, n.requests)
 	case exit != nil && exit.ExitCode() == -1:
-		return fmt.Sprintf("killed after %v of %v", delay, n.last)
+		return fmt.Sprintf("killed after %v", delay)
 	}
 	c.t.Fatalf("%s: %v\n%s", op.name, err, &out)
 	return ""
+}
+
+// watch waits until the program has a lease, unless it is blind, and then kills it after the delay.
+func (c *crashes) watch(cmd *exec.Cmd, kill, blind bool, delay time.Duration, begun chan<- time.Time, done <-chan struct{}) {
+	for !blind {
+		select {
+		case <-done:
+			return
+		case <-time.After(200 * time.Microsecond):
+		}
+		if leases, _ := filepath.Glob(filepath.Join(c.place, "leases", "[0-9a-f]*")); len(leases) > 0 {
+			begun <- time.Now()
+			break
+		}
+	}
+	if !kill {
+		return
+	}
+	select {
+	case <-done:
+	case <-time.After(delay):
+		_ = cmd.Process.Kill() // it may have ended
+	}
 }
 
 func (c *crashes) seen() int {

@@ -102,7 +102,10 @@ func clearEnvironment(t *testing.T) {
 	t.Helper()
 	for _, e := range os.Environ() {
 		if name, _, _ := strings.Cut(e, "="); strings.HasPrefix(name, "WTSNAP_") {
-			t.Setenv(name, "")
+			t.Setenv(name, "") // and as it was, afterwards
+			if err := os.Unsetenv(name); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 }

@@ -42,6 +42,7 @@ type Restorer struct {
 	NoUsers   bool // leave users and roles out
 	Options   ConnectOptions
 	Open      Opener // of the dump; nil = OpenDump
+	OnlyCheck bool   // look at the target, refuse what would be refused, and do nothing
 
 	chosen  []feed        // what is restored instead of all that the path leads to; nil = that
 	pause   time.Duration // before the first retry; 0 = a second
@@ -135,6 +136,9 @@ func (rs *restore) run(ctx context.Context) error {
 	}
 	if err := rs.decide(); err != nil {
 		return err
+	}
+	if rs.OnlyCheck {
+		return nil
 	}
 	if err := rs.beginJournal(ctx); err != nil {
 		return err
@@ -243,6 +247,9 @@ func (rs *restore) report() *snapshot.RestoreReport {
 		rs.rep.Bytes.Total += j.bytes
 		rs.rep.Bytes.Written += j.written
 		rs.rep.Bytes.Skipped += j.skipped
+		if j.there && (j.count > 0 || j.isView()) {
+			rs.rep.Existing++
+		}
 		docs.Inserted += j.inserted
 		docs.Equal += j.equal
 		docs.Differ += j.differ

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -153,4 +154,28 @@ func translate(id uint32, name string, rules map[string]uint32, numeric bool, lo
 		return to
 	}
 	return id
+}
+
+// UnknownOwners returns the names of users and groups that own something in a snapshot, that this machine does not know,
+// and that the map, which may be nil, has no rule for: what they own would go to whoever has their numbers here.
+func UnknownOwners(s *Snapshot, m *OwnerMap) (users, groups []string) {
+	return unknownOwners(s, m, systemAccounts())
+}
+
+func unknownOwners(s *Snapshot, m *OwnerMap, local accounts) (users, groups []string) {
+	if m == nil {
+		m = &OwnerMap{}
+	}
+	find := func(owners map[uint32]string, rules map[string]uint32, known func(string) (uint32, bool)) (names []string) {
+		for id, name := range owners {
+			_, byName := rules[name]
+			_, byNumber := rules[strconv.FormatUint(uint64(id), 10)]
+			if _, here := known(name); !here && !byName && !byNumber {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	return find(s.Owners.Users, m.users, local.user), find(s.Owners.Groups, m.groups, local.group)
 }

@@ -68,3 +68,19 @@ func TestOwnerMapErrors(t *testing.T) {
 		}
 	}
 }
+
+func TestUnknownOwners(t *testing.T) {
+	s := &Snapshot{Manifest: &Manifest{Owners: Owners{Users: map[uint32]string{1: "nobody-here", 2: "mapped", 1003: "by-number"},
+		Groups: map[uint32]string{7: "no-such-group"}}}}
+	m := &OwnerMap{users: map[string]uint32{"mapped": 1, "1003": 2}}
+	users, groups := unknownOwners(s, m, fakeAccounts())
+	if len(users) != 1 || users[0] != "nobody-here" || len(groups) != 1 || groups[0] != "no-such-group" {
+		t.Errorf("%q, %q", users, groups)
+	}
+	for name := range map[string]bool{"nobody-here": true} {
+		known := accounts{user: func(n string) (uint32, bool) { return 5, n == name }, group: func(string) (uint32, bool) { return 5, true }}
+		if users, groups := unknownOwners(s, m, known); len(users) != 0 || len(groups) != 0 {
+			t.Errorf("known here: %q, %q", users, groups)
+		}
+	}
+}

@@ -139,6 +139,7 @@ type RestoreReport struct {
 	Documents *Documents    `json:"documents,omitempty"`
 	// Collections are those of a dump that were restored into a MongoDB, without views.
 	Collections []RestoredCollection `json:"collections,omitempty"`
+	Existing    int64                `json:"-"` // of them, how many were there and not empty before
 	Delete      *DeletePlan          `json:"delete,omitempty"`
 	Lacks       []Lack               `json:"lacks,omitempty"` // said once a kind, not once a file
 	Problems    int64                `json:"problems"`        // entries that are not, or not quite, what the snapshot holds

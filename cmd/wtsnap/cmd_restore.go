@@ -34,7 +34,8 @@ Examples:
   wtsnap restore latest:homes/alice --to /srv/homes/alice --delete     as it was: removes what was not there
   wtsnap restore latest:mongo/girder --to mongodump:- | mongorestore --archive
   wtsnap restore latest:mongo/girder --to mongodb://localhost/ --dry-run
-  wtsnap restore --user alice --to /tmp/alice --dry-run   the home, the tales and the documents of one user`,
+  wtsnap restore --user alice --to /tmp/alice --dry-run   the home, the tales and the documents of one user
+  wtsnap restore --instance production --all --dry-run    everything, to where it was: the plan`,
 		Flags: slices.Concat([]cli.Flag{
 			&cli.StringFlag{Name: "to", Aliases: []string{"t"}, Usage: "restore to `TARGET`: a folder, tar:FILE, zip:FILE, tar:-, mongodump:FILE or mongodb://HOST/"},
 			&cli.StringSliceFlag{Name: "include", Usage: "restore only what matches `PATTERN` of .gitignore, relative to PATH; may be repeated"},
@@ -42,14 +43,14 @@ Examples:
 			dryRunFlag("say what would be done, and do nothing"),
 			&cli.BoolFlag{Name: "verify", Usage: "compare the content of files that look right, and read again what was written"},
 			&cli.BoolFlag{Name: "delete", Usage: "remove what is in the target and not in the snapshot; shown first"},
-			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask before --delete"},
+			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "do not ask before --delete or --all"},
 			&cli.StringFlag{Name: "owner-map", Usage: "read from `FILE` who owns what here: lines of user:alice=bob or group:1004=staff"},
 			&cli.BoolFlag{Name: "numeric-ids", Usage: "restore owners by number, not by name"},
 			&cli.BoolFlag{Name: "sparse", Usage: "make holes of long runs of zeros"},
 			&cli.StringFlag{Name: "into", Usage: "this machine's instance `NAME`: a snapshot of another instance may go over what is here"},
 			&cli.GenericFlag{Name: "workers", Value: newValue(parsePositive), Usage: "fetch `N` ranges at a time"},
 			atFlag(), incompleteFlag(),
-		}, userFlags(), mongoRestoreFlags()),
+		}, allFlags(), userFlags(), mongoRestoreFlags()),
 		Action: a.action(a.restore),
 	}
 }
@@ -70,6 +71,21 @@ func (a *app) restoreOptions(c *cli.Context) (o snapshot.RestoreOptions, err err
 	if o.Target.Stdout && isTerminal(a.std.out) {
 		return o, usagef("wtsnap restore ... --to "+o.Target.String()+" > FILE", "an archive is nothing for a terminal")
 	}
+	if err := a.restoreBase(c, &o); err != nil {
+		return o, err
+	}
+	if o.Delete && o.Target.Kind != snapshot.TargetFolder {
+		return o, usagef("leave --delete out", "there is nothing to delete in an archive")
+	}
+	o.Into, o.OwnInstance, o.Stdout = c.String("into"), a.ownInstance(), a.std.out
+	if c.IsSet("into") && o.Into != o.OwnInstance && o.Target.Kind != snapshot.TargetMongoDB {
+		return o, usagef("--into "+shown(o.OwnInstance), "--into %s: this machine's instance is %s", shown(o.Into), shown(o.OwnInstance))
+	}
+	return o, nil
+}
+
+// restoreBase reads the flags that hold for any target.
+func (a *app) restoreBase(c *cli.Context, o *snapshot.RestoreOptions) (err error) {
 	patterns := func(flag string) (out []exclude.Pattern, err error) {
 		for _, text := range c.StringSlice(flag) {
 			out = append(out, exclude.Pattern{Text: text, Origin: "--" + flag})
@@ -78,36 +94,29 @@ func (a *app) restoreOptions(c *cli.Context) (o snapshot.RestoreOptions, err err
 		return out, err
 	}
 	if o.Include, err = patterns("include"); err != nil {
-		return o, err
+		return err
 	}
 	if o.Exclude, err = patterns("exclude"); err != nil {
-		return o, err
+		return err
 	}
 	if file := c.String("owner-map"); file != "" {
 		f, err := os.Open(file)
 		if err != nil {
-			return o, usagef("", "the owner map: %v", err)
+			return usagef("", "the owner map: %v", err)
 		}
 		o.OwnerMap, err = snapshot.ParseOwnerMap(f)
 		f.Close()
 		if err != nil {
-			return o, fmt.Errorf("the owner map %s: %w", shown(file), err)
+			return fmt.Errorf("the owner map %s: %w", shown(file), err)
 		}
 	}
 	o.DryRun, o.Verify, o.Delete, o.Yes = c.Bool("dry-run"), c.Bool("verify"), c.Bool("delete"), c.Bool("yes")
-	o.NumericIDs, o.Sparse = c.Bool("numeric-ids"), c.Bool("sparse")
-	if o.Delete && o.Target.Kind != snapshot.TargetFolder {
-		return o, usagef("leave --delete out", "there is nothing to delete in an archive")
-	}
-	o.Into, o.OwnInstance, o.Memory, o.Stdout = c.String("into"), a.ownInstance(), a.g.memory, a.std.out
-	if c.IsSet("into") && o.Into != o.OwnInstance && o.Target.Kind != snapshot.TargetMongoDB {
-		return o, usagef("--into "+shown(o.OwnInstance), "--into %s: this machine's instance is %s", shown(o.Into), shown(o.OwnInstance))
-	}
+	o.NumericIDs, o.Sparse, o.Memory = c.Bool("numeric-ids"), c.Bool("sparse"), a.g.memory
 	o.Workers, _ = get[int](c, "workers")
 	if a.g.connections > 0 && (o.Workers == 0 || o.Workers > a.g.connections) {
 		o.Workers = a.g.connections
 	}
-	return o, nil
+	return nil
 }
 
 type restoreDoc struct {
@@ -129,10 +138,15 @@ type actionDoc struct {
 
 func (a *app) restore(c *cli.Context) error {
 	switch {
+	case c.Bool("all"):
+		return a.restoreAll(c)
 	case c.Bool("list-users"):
 		return a.listUsers(c)
 	case c.IsSet("user"):
 		return a.restoreUser(c)
+	}
+	if c.IsSet("to-mongo") || c.IsSet("map") {
+		return usagef("--all, or --user NAME", "--to-mongo and --map are for the restore of a whole instance, or of what belongs to one user")
 	}
 	o, err := a.restoreOptions(c)
 	if err != nil {

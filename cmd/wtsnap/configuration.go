@@ -23,7 +23,7 @@ import (
 
 // neverConfigured are flags that make no sense in a file: they are about one run.
 var neverConfigured = []string{"config", "json", "quiet", "verbose", "dry-run", "yes", "explain", "time", "host", "source", "to", "at", "into",
-	"all", "all-instances", "key-file", "incomplete", "coverage"}
+	"all", "map", "to-mongo", "all-instances", "key-file", "incomplete", "coverage"}
 
 // sourceFlags are those of backup that a source of the configuration can have for itself.
 var sourceFlags = []string{"exclude", "exclude-file", "exclude-caches", "exclude-larger-than", "one-file-system", "expect-mount", "sentinel"}

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/whole-tale/wtsnap/mongo/ownership"
+	"github.com/whole-tale/wtsnap/mongo/whole"
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/repo/storage"
 	"github.com/whole-tale/wtsnap/repo/storage/retry"
@@ -108,7 +109,7 @@ func isUsage(err error) bool {
 	return is[*usageError](err) || is[*snapshot.SpecError](err) || is[*snapshot.BadPathError](err) || is[*snapshot.InstanceError](err) ||
 		is[*snapshot.AmbiguousError](err) || is[*snapshot.TimeError](err) || is[*snapshot.DurationError](err) ||
 		is[*snapshot.TagError](err) || is[*snapshot.TargetSpecError](err) || is[*snapshot.OwnerMapError](err) ||
-		is[*exclude.PatternError](err) || is[*ownership.MapError](err) || errors.Is(err, storage.ErrConfig)
+		is[*exclude.PatternError](err) || is[*ownership.MapError](err) || is[*whole.TargetError](err) || errors.Is(err, storage.ErrConfig)
 }
 
 // interruption makes of an error that the user brought about one that says what was kept and what to do; others come back.
@@ -184,6 +185,9 @@ func hint(err error) string {
 		return e.Hint
 	case is[*snapshot.TargetGuardError](err):
 		e, _ := errors.AsType[*snapshot.TargetGuardError](err)
+		return e.Hint
+	case is[*whole.TargetError](err):
+		e, _ := errors.AsType[*whole.TargetError](err)
 		return e.Hint
 	case is[*snapshot.GuardError](err):
 		if e, _ := errors.AsType[*snapshot.GuardError](err); e.Before == 0 {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strings"
@@ -235,13 +236,18 @@ func (g *globals) needInstance(command string) error {
 // ownInstance is the instance that this machine is where --instance chooses a snapshot: the environment and the
 // configuration say it.
 func (a *app) ownInstance() string {
+	return cmp.Or(a.configuredInstance(), a.g.own)
+}
+
+// configuredInstance is the instance that the environment or the configuration says this machine is; "": neither does.
+func (a *app) configuredInstance() string {
 	if own := os.Getenv("WTSNAP_INSTANCE"); own != "" {
 		return own
 	}
 	if a.config != nil && len(a.config.Globals["instance"]) > 0 {
 		return a.config.Globals["instance"][0]
 	}
-	return a.g.own
+	return ""
 }
 
 // selector narrows which snapshots an argument may mean.

@@ -44,6 +44,13 @@ func mongoURITarget(c *cli.Context, o *snapshot.RestoreOptions) error {
 			return usagef("leave --"+name+" out; --ns-include and --ns-exclude choose collections", "--%s is for files, and %s is a MongoDB", name, shown(o.Target.String()))
 		}
 	}
+	t, err := mongoRestorer(c)
+	o.Foreign = t
+	return err
+}
+
+// mongoRestorer reads the flags that say how a MongoDB is restored.
+func mongoRestorer(c *cli.Context) (*mongo.Restorer, error) {
 	t := &mongo.Restorer{From: c.StringSlice("ns-from"), To: c.StringSlice("ns-to"), NoIndexes: c.Bool("no-indexes"), NoUsers: c.Bool("no-users")}
 	modes := 0
 	for name, mode := range map[string]mongo.RestoreMode{"drop": mongo.DropExisting, "insert-missing": mongo.InsertMissing, "overwrite": mongo.Overwrite} {
@@ -53,23 +60,22 @@ func mongoURITarget(c *cli.Context, o *snapshot.RestoreOptions) error {
 		}
 	}
 	if modes > 1 {
-		return usagef("choose one", "--drop, --insert-missing and --overwrite exclude each other")
+		return nil, usagef("choose one", "--drop, --insert-missing and --overwrite exclude each other")
 	}
 	if _, err := mongo.ParseRenames(t.From, t.To); err != nil {
-		return usagef("", "%v", err)
+		return nil, usagef("", "%v", err)
 	}
 	var err error
 	if t.Include, err = mongo.ParsePatterns(c.StringSlice("ns-include")); err == nil {
 		t.Exclude, err = mongo.ParsePatterns(c.StringSlice("ns-exclude"))
 	}
 	if err != nil {
-		return usagef("", "%v", err)
+		return nil, usagef("", "%v", err)
 	}
 	if t.Options.Password, err = mongoPassword(c); err != nil {
-		return err
+		return nil, err
 	}
-	o.Foreign = t
-	return nil
+	return t, nil
 }
 
 // printMongoRestore prints what a restore into a MongoDB did.

@@ -21,7 +21,6 @@ import (
 func userFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "user", Usage: "restore only what belongs to `NAME`: the home, the tales' workspaces, and the documents in the MongoDB"},
-		&cli.StringFlag{Name: "map", Usage: "an ownership map says what belongs to a user: girder, wholetale or `FILE` (default: the one that fits)"},
 		&cli.StringSliceFlag{Name: "with", Usage: "restore the user's documents of the optional `COLLECTION`, too; may be repeated"},
 		&cli.BoolFlag{Name: "shares", Usage: "with --user and a MongoDB: put the user back into the access lists of others' documents, too"},
 		&cli.StringFlag{Name: "files-to", Usage: "with --user and a MongoDB: restore the user's files below `FOLDER`"},
@@ -32,7 +31,10 @@ func userFlags() []cli.Flag {
 // userOptions reads those flags.
 func (a *app) userOptions(c *cli.Context) (o mongo.UserOptions, err error) {
 	o.User, o.With = c.String("user"), c.StringSlice("with")
-	switch name := c.String("map"); {
+	if len(c.StringSlice("map")) > 1 {
+		return o, usagef("give one", "--user takes one ownership map, and --map is given twice")
+	}
+	switch name := strings.Join(c.StringSlice("map"), ""); {
 	case name == "":
 	case slices.Contains(ownership.Builtins(), name):
 		o.Map = ownership.Builtin(name)

@@ -171,3 +171,32 @@ func (f *FileReader) Close() error {
 }
 
 var errClosed = errors.New("the file is closed")
+
+// ReadFileAt fills p with n's bytes from off on, all of which must be within the file. load reads pages, blob the content's
+// blobs: TreeLoader's function, for example, or a cache before it. It reads nothing but what it needs, and nothing ahead.
+func ReadFileAt(ctx context.Context, load, blob LoadFunc, n *Node, p []byte, off int64) error {
+	end := off + int64(len(p))
+	for part, err := range n.Parts(ctx, load, off) {
+		if err != nil {
+			return errTree(err)
+		}
+		if part.Offset >= end {
+			return nil
+		}
+		from, to := max(off, part.Offset), min(end, part.Offset+part.Len())
+		dst := p[from-off : to-off]
+		if part.IsHole() {
+			clear(dst)
+			continue
+		}
+		data, err := blob(ctx, part.ID)
+		if err != nil {
+			return errTree(err)
+		}
+		if int64(len(data)) != part.Len() {
+			return &repo.DamageError{Kind: repo.DamageTree, Object: "blob " + part.ID.String(), Detail: "it has another length than the file says"}
+		}
+		copy(dst, data[from-part.Offset:])
+	}
+	return nil
+}

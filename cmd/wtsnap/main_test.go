@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -34,6 +36,7 @@ func TestMain(m *testing.M) {
 		"unpower":   unpowerMain,
 		"interrupt": interruptMain,
 		"grow":      growMain,
+		"visit":     visitMain,
 	})
 }
 
@@ -365,6 +368,50 @@ func interruptMain() {
 		fmt.Fprintln(os.Stderr, "interrupt:", err)
 	}
 	_ = c.Process.Signal(syscall.SIGINT)
+	err = c.Wait()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		os.Exit(exit.ExitCode())
+	}
+}
+
+// visitMain runs wtsnap web, visits what it says and then PATH, prints that page, and interrupts wtsnap:
+//
+//	visit PATH wtsnap web ARGUMENT...
+func visitMain() {
+	c := exec.Command(os.Args[2], os.Args[3:]...)
+	c.Stdout = os.Stdout
+	messages, err := c.StderrPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		panic(err)
+	}
+	lines := bufio.NewScanner(messages)
+	for lines.Scan() {
+		fmt.Fprintln(os.Stderr, lines.Text())
+		for _, word := range strings.Fields(lines.Text()) {
+			address, token, found := strings.Cut(word, "/?token=")
+			if !found {
+				continue
+			}
+			jar, err := cookiejar.New(nil)
+			if err != nil {
+				panic(err)
+			}
+			browser := &http.Client{Jar: jar}
+			for _, path := range []string{"/?token=" + token, os.Args[1]} {
+				res, err := browser.Get(address + path)
+				if err != nil {
+					panic(err)
+				}
+				page, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				fmt.Fprintf(os.Stderr, "%s %v\n%s\n", res.Status, err, page)
+			}
+			_ = c.Process.Signal(syscall.SIGINT)
+		}
+	}
 	err = c.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		os.Exit(exit.ExitCode())

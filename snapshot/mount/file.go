@@ -60,7 +60,7 @@ func (h *file) Read(ctx context.Context, dest []byte, off int64) (fuse.ReadResul
 	var err error
 	if h.run < inOrder {
 		h.stop()
-		err = h.n.readAt(ctx, dest, off)
+		err = snapshot.ReadFileAt(ctx, h.n.f.load, h.n.f.blobs.get, h.n.n, dest, off)
 	} else {
 		err = h.readOn(dest, off)
 	}
@@ -99,34 +99,6 @@ func (h *file) Release(context.Context) syscall.Errno {
 	defer h.mu.Unlock()
 	h.stop()
 	return 0
-}
-
-// readAt fills dest with the file's bytes from off on, all of which are within the file.
-func (n *node) readAt(ctx context.Context, dest []byte, off int64) error {
-	end := off + int64(len(dest))
-	for p, err := range n.n.Parts(ctx, n.f.load, off) {
-		if err != nil {
-			return err
-		}
-		if p.Offset >= end {
-			break
-		}
-		from, to := max(off, p.Offset), min(end, p.Offset+p.Len())
-		part := dest[from-off : to-off]
-		if p.IsHole() {
-			clear(part)
-			continue
-		}
-		data, err := n.f.blobs.get(ctx, p.ID)
-		if err != nil {
-			return err
-		}
-		if int64(len(data)) != p.Len() {
-			return &repo.DamageError{Kind: repo.DamageTree, Object: "blob " + p.ID.String(), Detail: "it has another length than the file says"}
-		}
-		copy(part, data[from-p.Offset:])
-	}
-	return nil
 }
 
 // A blobCache keeps the plaintext of the blobs that were used last. A blob that several ask for at once may be read by

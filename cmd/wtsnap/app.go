@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -35,10 +37,12 @@ type app struct {
 	g        *globals
 	line     *commandLine
 	cli      *cli.App
+	clock    func() time.Time // what holds for now where ages are compared; nil: the machine's
 	config   *config.Config   // nil: there is none
 	repoName string           // @NAME, where the repository is one of the configuration's further ones
 	broken   map[string]error // configured sources that cannot be saved now, by label
 	backend  *backend         // nil until it is opened
+	room     atomic.Int64     // bytes that the storage had room for, and one more; 0: nobody asked, or it did not tell
 	doc      any              // the JSON document, but for schema and error
 	stream   *stream          // the JSON document, where it is written while the command goes on; doc is then its end
 
@@ -47,8 +51,11 @@ type app struct {
 }
 
 // run does what args say and returns the exit code.
-func run(ctx context.Context, s std, args []string) int {
-	a := newApp(ctx, s)
+func run(ctx context.Context, s std, args []string) int { return newApp(ctx, s).main(args) }
+
+// main is run of an app that has been made.
+func (a *app) main(args []string) int {
+	s := a.std
 	code, err := a.do(args)
 	wantJSON := a.g != nil && a.g.json || a.g == nil && wantsJSON(args)
 	if err != nil && err != errNothingAsked {
@@ -61,6 +68,14 @@ func run(ctx context.Context, s std, args []string) int {
 		}
 	}
 	return code
+}
+
+// now is the time that ages are compared with.
+func (a *app) now() time.Time {
+	if a.clock != nil {
+		return a.clock()
+	}
+	return time.Now()
 }
 
 func newApp(ctx context.Context, s std) *app {

@@ -121,6 +121,9 @@ func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error
 	o.AllowShrink, o.ReadAll, o.Memory = c.Bool("allow-shrink"), c.Bool("reread"), a.g.memory
 	o.Level, _ = get[chunk.Level](c, "compression")
 	o.Time, _ = get[time.Time](c, "time")
+	if o.Time.IsZero() && a.clock != nil {
+		o.Time = a.clock()
+	}
 	if span, ok := get[snapshot.Span](c, "checkpoint-interval"); ok {
 		if o.CheckpointInterval = span.Duration(); o.CheckpointInterval == 0 {
 			o.CheckpointInterval = -1

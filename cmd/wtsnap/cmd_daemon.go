@@ -124,7 +124,7 @@ func (a *app) daemonRun(d *daemon, j *config.Job) {
 	}
 	defer unlock()
 	d.set(j.Name, func(s *daemonJob) { s.Running, s.Last = true, time.Now() })
-	sub := &app{ctx: a.ctx, std: a.std, g: a.g, line: a.line, config: a.config}
+	sub := &app{ctx: a.ctx, std: a.std, g: a.g, line: a.line, config: a.config, clock: a.clock}
 	sub.cli = sub.newCLI()
 	rep := sub.runJob(j, d.dir)
 	d.set(j.Name, func(s *daemonJob) { s.Running, s.Status, s.Exit = false, rep.Status, rep.Exit })

@@ -7,7 +7,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -78,6 +77,7 @@ type examination struct {
 }
 
 func (a *app) doctor(c *cli.Context) error {
+	start := time.Now()
 	if _, err := a.arguments(0, 0, ""); err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func (a *app) doctor(c *cli.Context) error {
 		a.g.retryFor, _ = snapshot.ParseDuration(doctorPatience)
 		a.g.retrySet = true
 	}
-	x := &examination{app: a, now: time.Now(), free: storage.Unknown, latency: map[string]float64{}}
+	x := &examination{app: a, now: a.now(), free: storage.Unknown, latency: map[string]float64{}}
 	x.found.Add(doctor.Versions, doctor.OK, fmt.Sprintf("wtsnap %s, repository format %d, rclone %s, %s %s/%s",
 		programVersion(), repo.FormatVersion, rclone.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH), "")
 	x.configuration()
@@ -95,7 +95,7 @@ func (a *app) doctor(c *cli.Context) error {
 	x.cache()
 	x.found.Sort()
 	doc := doctorDoc{Worst: x.found.Worst(), Problems: x.found.Count(doctor.Problem), Warnings: x.found.Count(doctor.Warning), Findings: x.found,
-		Latency: x.latency, Tokens: tokenDocs(x.tokens), Requests: a.requests(), Seconds: time.Since(x.now).Seconds()}
+		Latency: x.latency, Tokens: tokenDocs(x.tokens), Requests: a.requests(), Seconds: time.Since(start).Seconds()}
 	if x.free != storage.Unknown {
 		doc.Free = &x.free
 	}
@@ -191,27 +191,10 @@ func (x *examination) storage(readOnly bool) {
 // credentials examines the tokens of all remotes that the configuration names. They are looked at after the storage was
 // used, which renews them.
 func (x *examination) credentials() {
-	x.tokens = x.app.tokens()
-	for _, t := range x.tokens {
-		worked := x.probed.Reached && strings.HasPrefix(x.g.repo, t.Remote+":")
-		x.found = append(x.found, doctor.Tokens([]storage.Token{t}, worked, x.now)...)
+	for _, t := range x.placedTokens() {
+		x.tokens = append(x.tokens, t.Token)
+		x.found = append(x.found, doctor.Tokens([]storage.Token{t.Token}, x.probed.Reached && t.spec == x.g.repo, x.now)...)
 	}
-}
-
-// tokens are those of this repository's remote, and of the other repositories' of the configuration.
-func (a *app) tokens() (out []storage.Token) {
-	for _, spec := range a.remotes() {
-		list, err := rclone.Tokens(spec, rclone.Options{ConfigPath: a.g.rcloneConfig, Warn: a.warn, Log: a.rcloneLog})
-		if err != nil {
-			continue // opening it says so
-		}
-		for _, t := range list {
-			if !slices.ContainsFunc(out, func(o storage.Token) bool { return o.Remote == t.Remote }) {
-				out = append(out, t)
-			}
-		}
-	}
-	return out
 }
 
 // remotes are the places on rclone's remotes that the configuration names, this run's first.

@@ -81,7 +81,7 @@ func parseDepth(text string) (label string, n int, err error) {
 
 // drillOptions are what the flags say.
 func (a *app) drillOptions(c *cli.Context) (o drill.Options, err error) {
-	o = drill.Options{Now: time.Now(), All: c.Bool("all"), Only: a.line.args, Documents: mongo.CountDocuments, Memory: a.g.memory / 2}
+	o = drill.Options{Now: a.now(), All: c.Bool("all"), Only: a.line.args, Documents: mongo.CountDocuments, Memory: a.g.memory / 2}
 	if n, ok := get[int64](c, "budget"); ok {
 		if o.Budget = n; n <= 0 {
 			return o, usagef("--budget 1GiB", "--budget %s leaves nothing to restore", c.String("budget"))

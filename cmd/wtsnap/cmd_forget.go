@@ -165,7 +165,7 @@ func (a *app) forgetNamed(r *repo.Repository, instance string) ([]snapshot.Decis
 		return nil, fmt.Errorf("reading the snapshots: %w", err)
 	}
 	for _, s := range snaps {
-		if h := s.Hold(); h.Active(time.Now()) {
+		if h := s.Hold(); h.Active(a.now()) {
 			return nil, usagef("wtsnap hold --release "+s.Ref.ID.Short(), "snapshot %s is held: %s", s.Ref.ID.Short(), shown(h.Reason))
 		}
 		out = append(out, snapshot.Decision{Snapshot: s, Reasons: []string{"named"}})
@@ -178,7 +178,7 @@ func (a *app) forgetByPolicy(r *repo.Repository, instance string, policy snapsho
 	if err != nil {
 		return nil, fmt.Errorf("listing the snapshots: %w; nothing is forgotten while some cannot be read", err)
 	}
-	return snapshot.ApplyPolicy(snaps, policy, time.Now()), nil
+	return snapshot.ApplyPolicy(snaps, policy, a.now()), nil
 }
 
 func newForgetDoc(decisions []snapshot.Decision) *forgetDoc {

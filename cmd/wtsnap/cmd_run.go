@@ -104,8 +104,15 @@ func (a *app) runJob(j *config.Job, dir string) *job.Report {
 	}
 	var teller alert.Teller
 	a.ping(a.ctx, teller, j, alert.PingStart, "")
-	rep := job.Run(a.ctx, job.Options{Job: j,
-		Step: func(ctx context.Context, name string) job.Step { return a.step(ctx, j, name) },
+	rep := job.Run(a.ctx, job.Options{Job: j, Before: state.Last, Now: a.now,
+		Step: func(ctx context.Context, name string) job.Step {
+			s, room := a.step(ctx, j, name)
+			if room > 0 {
+				free := room - 1
+				state.Figures.Free = &free
+			}
+			return s
+		},
 		Hook: a.hook,
 	})
 	if rep.Instance == "" {
@@ -113,6 +120,7 @@ func (a *app) runJob(j *config.Job, dir string) *job.Report {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), tellLimit)
 	defer cancel()
+	notices := a.keepTokens(ctx, j, rep, state)
 	host, _ := os.Hostname()
 	message := alert.MessageOf(rep, state, host)
 	state.Note(rep)
@@ -127,6 +135,7 @@ func (a *app) runJob(j *config.Job, dir string) *job.Report {
 		}
 	}
 	failed("alert", teller.Deliver(ctx, a.config.Alerts, state, message))
+	failed("alert", teller.DeliverNotices(ctx, a.config.Alerts, state, alert.Notices(notices, host, rep.End)))
 	kind := alert.PingSuccess
 	if rep.Status == job.Failed {
 		kind = alert.PingFailure
@@ -169,9 +178,10 @@ func (a *app) ping(ctx context.Context, teller alert.Teller, j *config.Job, kind
 	return errors.Join(all...)
 }
 
-// step runs a command as a step of a job.
-func (a *app) step(ctx context.Context, j *config.Job, name string) job.Step {
+// step runs a command as a step of a job. room is what the storage has room for, and one more, if the command asked.
+func (a *app) step(ctx context.Context, j *config.Job, name string) (s job.Step, room int64) {
 	sub := newApp(ctx, a.std)
+	sub.clock = a.clock
 	var notes []string
 	if name == "backup" {
 		sub.broken = a.beforeSources(ctx, j)
@@ -182,7 +192,7 @@ func (a *app) step(ctx context.Context, j *config.Job, name string) job.Step {
 		fmt.Fprintf(a.std.out, "== %s\n", name)
 	}
 	code, err := sub.do(a.stepArgs(j, name))
-	s := job.Step{Exit: code}
+	s = job.Step{Exit: code}
 	if sub.doc != nil {
 		s.Doc, _ = json.Marshal(sub.doc)
 	}
@@ -199,7 +209,7 @@ func (a *app) step(ctx context.Context, j *config.Job, name string) job.Step {
 			s.Exit = exitFailed
 		}
 	}
-	return s
+	return s, sub.room.Load()
 }
 
 // stepArgs is a step's command line.
@@ -382,6 +392,11 @@ func stateDir() (string, error) {
 }
 
 func printReport(w io.Writer, rep *job.Report) {
+	defer func() {
+		for _, text := range rep.Notices {
+			fmt.Fprintf(w, "  %s\n", printable(text))
+		}
+	}()
 	fmt.Fprintf(w, "job %s: %s, from %s to %s\n", rep.Job, rep.Status, when(rep.Start), when(rep.End))
 	for _, s := range rep.Steps {
 		text := string(s.Status)

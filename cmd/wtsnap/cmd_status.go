@@ -139,7 +139,7 @@ func (a *app) statuses(c *cli.Context) ([]snapshot.InstanceStatus, error) {
 			promised[a.g.own] = span.Duration()
 		}
 	}
-	list := snapshot.Status(snaps, promised, expected, time.Now())
+	list := snapshot.Status(snaps, promised, expected, a.now())
 	if a.g.instance != "" {
 		list = slices.DeleteFunc(list, func(s snapshot.InstanceStatus) bool { return s.Instance != a.g.instance })
 	}
@@ -161,7 +161,7 @@ func (a *app) promises() (ages map[string]time.Duration, sources map[string][]st
 		}
 		age := j.MaxAge.Duration()
 		if s, err := schedule.Parse(j.Schedule); age == 0 && err == nil { // one missed run is late
-			age = 3 * s.Interval(time.Now()) / 2
+			age = 3 * s.Interval(a.now()) / 2
 		}
 		if age == 0 {
 			continue

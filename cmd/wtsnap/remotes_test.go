@@ -5,15 +5,18 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -478,4 +481,96 @@ func TestBoxDoctor(t *testing.T) {
 	b.Login()
 	r.login(b)
 	r.intact()
+}
+
+// A run keeps the tokens of all remotes of the configuration alive, and tells 14, 7 and 2 days before the end of one that it
+// cannot renew, each once.
+func TestTokensAreKeptAliveAndWarnedOf(t *testing.T) {
+	t.Parallel()
+	r := newRemote(t, "")
+	r.env = append(r.env, "WTSNAP_REPO="+r.path("repo"))
+	r.run(0, "init", "--new-key-file", "key")
+	var mu sync.Mutex
+	var told []string
+	renewed, refuse := 0, false
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		body, _ := io.ReadAll(q.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case q.URL.Path == "/hook":
+			told = append(told, string(body))
+		case q.URL.Path == "/token" && refuse:
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusBadRequest)
+			fmt.Fprint(w, `{"error":"invalid_grant","error_description":"Refresh token has expired"}`)
+		case q.URL.Path == "/token":
+			renewed++
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"access_token":"new","token_type":"Bearer","refresh_token":"next%d","expires_in":3600}`, renewed)
+		default:
+			http.NotFound(w, q)
+		}
+	}))
+	t.Cleanup(server.Close)
+	config := fmt.Sprintf(`repo = %q
+[repositories.second]
+repo = "second:bucket/repo"
+[repositories.third]
+repo = "third:x"
+[sources.src]
+from = "src"
+[jobs.nightly]
+steps = ["backup"]
+[alerts.ops]
+notify = "generic+%s/hook"
+text-file = %q
+`, r.path("repo"), server.URL, r.path("wtsnap.prom"))
+	if err := os.WriteFile(r.path("wtsnap.toml"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	days := func(n float64) string {
+		return time.Now().UTC().Add(time.Duration(n * 24 * float64(time.Hour))).Format(time.RFC3339)
+	}
+	// night runs the job where the third remote's token, which cannot be renewed, ends in some days.
+	night := func(left float64, refused bool, want string) {
+		t.Helper()
+		second := fmt.Sprintf("[second]\ntype = google cloud storage\nendpoint = %s\ntoken_url = %s/token\nclient_id = a\nclient_secret = b\n"+
+			"token = {\"access_token\":\"x\",\"token_type\":\"Bearer\",\"refresh_token\":\"old\",\"expiry\":%q}\n", server.URL, server.URL, days(-50))
+		third := fmt.Sprintf("[third]\ntype = dropbox\ntoken = {\"access_token\":\"x\",\"token_type\":\"bearer\",\"expiry\":%q}\n", days(left))
+		if err := os.WriteFile(r.path("rclone.conf"), []byte(second+"\n"+third), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mu.Lock()
+		told, refuse = nil, refused
+		before := renewed
+		mu.Unlock()
+		r.run(0, "--config", "wtsnap.toml", "run", "nightly")
+		mu.Lock()
+		defer mu.Unlock()
+		if want == "" && len(told) != 0 || want != "" && (len(told) != 1 || !strings.Contains(told[0], want)) {
+			t.Errorf("%v days before the end: told %q, want %q", left, told, want)
+		}
+		if next := fmt.Sprint("next", before+1); !refused && (renewed != before+1 || !strings.Contains(r.config(), `"refresh_token":"`+next+`"`)) {
+			t.Errorf("the token was not renewed, or is not in the configuration:\n%s", r.config())
+		}
+	}
+	night(15, false, "")
+	night(13.5, false, "the token of third cannot be renewed, and ends")
+	night(13, false, "")
+	night(6.5, false, "(within 7 days)")
+	night(3, false, "")
+	night(1.9, false, "(within 2 days)")
+	night(0.5, false, "")
+	night(-1, false, "the credentials of third have ended")
+	night(-2, false, "")
+	night(60, false, "") // somebody has logged in again
+	night(13, false, "(within 14 days)")
+	night(12, true, "the credentials of second are refused")
+	night(11, true, "")
+	night(60, false, "")
+	text, err := os.ReadFile(r.path("wtsnap.prom"))
+	if err != nil || !strings.Contains(string(text), `wtsnap_token_expiry_timestamp_seconds{instance="web",job="nightly",remote="third"}`) {
+		t.Errorf("%v\n%s", err, text)
+	}
 }

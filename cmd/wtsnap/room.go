@@ -28,6 +28,7 @@ func (a *app) free(ctx context.Context) int64 {
 	if err != nil {
 		return storage.Unknown // what is asked next says what is wrong
 	}
+	a.room.Store(free + 1)
 	return free
 }
 

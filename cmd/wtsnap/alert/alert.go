@@ -19,6 +19,8 @@ import (
 
 // A Message is what people are told.
 type Message struct {
+	// Topic tells apart what goes on at the same time: "" is how the job ended. Of each topic the same cause is told once.
+	Topic string       `json:"topic,omitempty"`
 	Event config.Event `json:"event"`
 	Cause string       `json:"cause"` // equal for the same trouble
 	Title string       `json:"title"`
@@ -42,6 +44,8 @@ func MessageOf(r *job.Report, before *State, host string) *Message {
 	}
 	m.Cause = strings.Join(cause, ", ")
 	switch {
+	case r.Status == job.Failed && r.OnlyLate():
+		m.Event, m.Title = config.OnLate, "backup is late: "+where
 	case r.Status == job.Failed:
 		m.Event, m.Title = config.OnFailure, "backup job failed: "+where
 	case !before.Failing.IsZero() || !before.Late.IsZero():
@@ -55,9 +59,24 @@ func MessageOf(r *job.Report, before *State, host string) *Message {
 	return m
 }
 
-// LateMessage says that a job, or an instance's snapshots, are later than promised.
-func LateMessage(what, detail string, now time.Time) *Message {
-	return &Message{Event: config.OnLate, Cause: "late", Title: "backup is late: " + what, Text: detail, Time: now}
+// A Notice is something that is wrong although the job may have ended well, such as a credential that ends soon.
+type Notice struct {
+	Topic string // what it is about
+	Cause string // equal for the same trouble
+	Title string
+	Text  string
+}
+
+// Notices makes messages of notices.
+func Notices(notices []Notice, host string, now time.Time) (out []*Message) {
+	for _, n := range notices {
+		text := n.Text
+		if host != "" {
+			text = "on " + host + ": " + text
+		}
+		out = append(out, &Message{Topic: n.Topic, Event: config.OnExpiry, Cause: n.Cause, Title: n.Title, Text: text, Time: now})
+	}
+	return out
 }
 
 // Text is a report for people, without names of files.
@@ -84,21 +103,28 @@ func Text(r *job.Report, host string) string {
 			b.WriteString("    try: " + s.Hint + "\n")
 		}
 	}
+	for _, notice := range r.Notices {
+		b.WriteString(notice + "\n")
+	}
 	return b.String()
 }
 
 const stamp = "2006-01-02 15:04:05 MST"
 
 // wanted are the events that an alert is about if it does not say.
-var wanted = []config.Event{config.OnFailure, config.OnLate, config.OnRecovery}
+var wanted = []config.Event{config.OnFailure, config.OnLate, config.OnExpiry, config.OnRecovery}
+
+// wants reports whether an alert is about an event.
+func wants(a *config.Alert, e config.Event) bool {
+	if len(a.On) == 0 {
+		return slices.Contains(wanted, e)
+	}
+	return slices.Contains(a.On, e)
+}
 
 // due reports whether an alert is to tell a message after what it told last.
 func due(a *config.Alert, m *Message, last Sent) bool {
-	on := a.On
-	if len(on) == 0 {
-		on = wanted
-	}
-	if !slices.Contains(on, m.Event) {
+	if !wants(a, m.Event) {
 		return false
 	}
 	if last.Event != string(m.Event) || last.Cause != m.Cause || m.Event == config.OnSuccess {
@@ -110,6 +136,44 @@ func due(a *config.Alert, m *Message, last Sent) bool {
 // Deliver tells a message, and what earlier ones could not be told, by all alerts that are about the job; it takes what
 // it did into the state. The error names the alerts that could not be delivered.
 func (t Teller) Deliver(ctx context.Context, alerts map[string]*config.Alert, s *State, m *Message) error {
+	return t.deliver(ctx, alerts, s, s.Sent, m)
+}
+
+// DeliverNotices is Deliver of all that there is to be noticed now, each topic by itself. Topics that are over are forgotten,
+// so that the same trouble is told when it comes again.
+func (t Teller) DeliverNotices(ctx context.Context, alerts map[string]*config.Alert, s *State, notices []*Message) error {
+	var failed []error
+	now := map[string]map[string]Sent{}
+	for _, m := range notices {
+		sent := s.Notices[m.Topic]
+		if sent == nil {
+			sent = map[string]Sent{}
+		}
+		failed = append(failed, t.deliver(ctx, alerts, s, sent, m))
+		now[m.Topic] = sent
+	}
+	for topic, sent := range s.Notices { // over, but not everybody could be told yet
+		if now[topic] == nil && pending(sent) {
+			failed = append(failed, t.deliver(ctx, alerts, s, sent, nil))
+			if pending(sent) {
+				now[topic] = sent
+			}
+		}
+	}
+	s.Notices = now
+	return errors.Join(failed...)
+}
+
+func pending(sent map[string]Sent) bool {
+	for _, s := range sent {
+		if s.Pending != nil {
+			return true
+		}
+	}
+	return false
+}
+
+func (t Teller) deliver(ctx context.Context, alerts map[string]*config.Alert, s *State, told map[string]Sent, m *Message) error {
 	var names []string
 	for name, a := range alerts {
 		if a.Notify != nil && (len(a.Jobs) == 0 || slices.Contains(a.Jobs, s.Job)) {
@@ -119,12 +183,17 @@ func (t Teller) Deliver(ctx context.Context, alerts map[string]*config.Alert, s 
 	slices.Sort(names)
 	var failed []error
 	// Those that failed last time come first, so that the others can tell of it.
-	slices.SortStableFunc(names, func(a, b string) int { return len(s.Sent[b].Unsent) - len(s.Sent[a].Unsent) })
+	slices.SortStableFunc(names, func(a, b string) int { return len(told[b].Unsent) - len(told[a].Unsent) })
 	for _, name := range names {
-		a, last := alerts[name], s.Sent[name]
+		a, last := alerts[name], told[name]
 		pending := last.Pending
-		if m != nil && due(a, m, last) {
+		switch {
+		case m == nil:
+		case due(a, m, last):
 			pending = m
+		case m.Event.Good() && !wants(a, m.Event): // the same trouble is told when it comes again
+			last.Event, last.Cause = string(m.Event), m.Cause
+			told[name] = last
 		}
 		if pending == nil {
 			continue
@@ -143,7 +212,7 @@ func (t Teller) Deliver(ctx context.Context, alerts map[string]*config.Alert, s 
 			sent = last
 			sent.Unsent, sent.Pending = err.Error(), pending
 		}
-		s.Sent[name] = sent
+		told[name] = sent
 	}
 	return errors.Join(failed...)
 }

@@ -165,7 +165,7 @@ func TestUndelivered(t *testing.T) {
 		t.Errorf("told twice: %q", got)
 	}
 	dead.refuse(2, 503) // fewer than attempts
-	if err := quick.Deliver(context.Background(), alerts, s, LateMessage("production", "no snapshot for 3 days", now)); err != nil || len(dead.take()) != 1 {
+	if err := quick.Deliver(context.Background(), alerts, s, &Message{Event: config.OnLate, Cause: "late", Title: "backup is late", Time: now}); err != nil || len(dead.take()) != 1 {
 		t.Errorf("two refusals: %v", err)
 	}
 }

@@ -26,6 +26,7 @@ func Registry(states ...*State) *prometheus.Registry {
 	status := gauge("wtsnap_job_failed", "Whether the job's last run failed.")
 	step := gauge("wtsnap_job_step_failed", "Whether a step of the job's last run failed.", "step")
 	stepSeconds := gauge("wtsnap_job_step_duration_seconds", "How long a step of the job's last run took.", "step")
+	figures := newFigureGauges(gauge)
 	for _, s := range states {
 		instance := ""
 		if s.Last != nil {
@@ -37,6 +38,7 @@ func Registry(states ...*State) *prometheus.Registry {
 		if !s.LastSuccess.IsZero() {
 			success.WithLabelValues(s.Job, instance).Set(float64(s.LastSuccess.Unix()))
 		}
+		figures.set(s, instance)
 		if s.Last == nil {
 			continue
 		}
@@ -49,6 +51,64 @@ func Registry(states ...*State) *prometheus.Registry {
 		}
 	}
 	return r
+}
+
+// figureGauges are the metrics of Figures.
+type figureGauges struct {
+	complete, uploaded, read       *prometheus.GaugeVec
+	checked, problems, checkedRead *prometheus.GaugeVec
+	drilled, mismatches, drillRead *prometheus.GaugeVec
+	units, overdue, token, free    *prometheus.GaugeVec
+}
+
+func newFigureGauges(gauge func(name, help string, labels ...string) *prometheus.GaugeVec) *figureGauges {
+	return &figureGauges{
+		complete:    gauge("wtsnap_backup_complete", "Whether the job's last snapshot is complete."),
+		uploaded:    gauge("wtsnap_backup_uploaded_bytes", "What the job's last backup uploaded."),
+		read:        gauge("wtsnap_backup_read_bytes", "What the job's last backup read of its sources."),
+		checked:     gauge("wtsnap_check_last_timestamp_seconds", "When the job's last check ended."),
+		problems:    gauge("wtsnap_check_problems", "How many problems the job's last check found."),
+		checkedRead: gauge("wtsnap_check_read_bytes", "How much stored data the job's last check read."),
+		drilled:     gauge("wtsnap_drill_last_timestamp_seconds", "When the job's last drill ended."),
+		mismatches:  gauge("wtsnap_drill_mismatches", "How many things did not come back as saved in the job's last drill."),
+		drillRead:   gauge("wtsnap_drill_restored_bytes", "What the job's last drill restored and decoded."),
+		units:       gauge("wtsnap_drill_units", "How many users and collections the newest snapshot had at the job's last drill."),
+		overdue:     gauge("wtsnap_drill_overdue_units", "How many of them had not been drilled in time."),
+		token:       gauge("wtsnap_token_expiry_timestamp_seconds", "When a remote's token ends unless it is renewed before.", "remote"),
+		free:        gauge("wtsnap_storage_free_bytes", "What the storage had room for at the job's last backup."),
+	}
+}
+
+func (g *figureGauges) set(s *State, instance string) {
+	set := func(v *prometheus.GaugeVec, x float64, labels ...string) {
+		v.WithLabelValues(append([]string{s.Job, instance}, labels...)...).Set(x)
+	}
+	f := &s.Figures
+	if b := f.Backup; b != nil {
+		set(g.complete, truth(b.Complete))
+		set(g.uploaded, float64(b.Uploaded))
+		set(g.read, float64(b.Read))
+	}
+	if c := f.Check; c != nil {
+		set(g.checked, float64(c.Time.Unix()))
+		set(g.problems, float64(c.Problems))
+		set(g.checkedRead, float64(c.Read))
+	}
+	if d := f.Drill; d != nil {
+		set(g.drilled, float64(d.Time.Unix()))
+		set(g.mismatches, float64(d.Mismatches))
+		set(g.drillRead, float64(d.Bytes))
+		set(g.units, float64(d.Units))
+		set(g.overdue, float64(d.Overdue))
+	}
+	for _, t := range f.Tokens {
+		if !t.Dies.IsZero() {
+			set(g.token, float64(t.Dies.Unix()), t.Remote)
+		}
+	}
+	if f.Free != nil {
+		set(g.free, float64(*f.Free))
+	}
 }
 
 func truth(b bool) float64 {

@@ -22,6 +22,9 @@ type State struct {
 	Late        time.Time       `json:"late,omitzero"`         // since when
 	Last        *job.Report     `json:"last,omitempty"`
 	Sent        map[string]Sent `json:"sent,omitempty"` // by alert
+	// Notices are what alerts have told of what is not how the job ended, by topic and alert.
+	Notices map[string]map[string]Sent `json:"notices,omitempty"`
+	Figures Figures                    `json:"figures,omitzero"`
 }
 
 // Sent is what an alert has told last, and what it could not tell yet.
@@ -92,7 +95,17 @@ func (s *State) Note(r *job.Report) {
 		last.Steps[i].Doc = nil // it may name users' files
 	}
 	s.LastRun, s.Last = r.Start, &last
-	s.Late = time.Time{}
+	s.Figures.note(r)
+	switch {
+	case r.Status == job.Failed && r.OnlyLate():
+		if s.Late.IsZero() {
+			s.Late = r.End
+		}
+		s.Failing = time.Time{}
+		return
+	default:
+		s.Late = time.Time{}
+	}
 	if r.Status == job.Failed {
 		if s.Failing.IsZero() {
 			s.Failing = r.End

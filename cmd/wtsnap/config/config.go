@@ -103,7 +103,7 @@ type Alert struct {
 	Notify *Secret  // a URL of the notifier library: slack://, smtp://, ntfy://, generic+https://
 	Ping   *Secret  // a URL of healthchecks' kind
 	Jobs   []string // none = all
-	On     []Event  // which outcomes are worth it; none = OnFailure, OnLate, OnRecovery
+	On     []Event  // which outcomes are worth it; none = OnFailure, OnLate, OnExpiry, OnRecovery
 	Repeat snapshot.Span
 
 	TextFile string // a file for Prometheus' node exporter
@@ -120,10 +120,14 @@ const (
 	OnFailure  Event = "failure"  // a run that did not do what it should
 	OnRecovery Event = "recovery" // the first success after a failure
 	OnLate     Event = "late"     // there was no run when there should have been
+	OnExpiry   Event = "expiry"   // a credential ends soon, or cannot be renewed
 )
 
+// Good reports whether the event is that nothing failed.
+func (e Event) Good() bool { return e == OnSuccess || e == OnWarning || e == OnRecovery }
+
 // Events are all events.
-var Events = []Event{OnSuccess, OnWarning, OnFailure, OnRecovery, OnLate}
+var Events = []Event{OnSuccess, OnWarning, OnFailure, OnRecovery, OnLate, OnExpiry}
 
 // Source returns the source of a label.
 func (c *Config) Source(label string) (Source, bool) {

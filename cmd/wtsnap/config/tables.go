@@ -9,7 +9,7 @@ import (
 )
 
 // Steps are what a job can do, in the order in which it makes sense.
-var Steps = []string{"backup", "forget", "prune", "check", "drill"}
+var Steps = []string{"backup", "forget", "prune", "check", "drill", "status"}
 
 func (r *reader) source(path []string, label string, value any) Source {
 	s := Source{Label: label, Values: Values{}}
@@ -135,7 +135,7 @@ func (r *reader) alert(path []string, name string, value any) *Alert {
 		case "on":
 			for _, text := range r.texts(path, value) {
 				if !slices.Contains(Events, Event(text)) {
-					r.bad(path, "there is no event %q; there are success, warning, failure, recovery and late", text)
+					r.bad(path, "there is no event %q; there are success, warning, failure, recovery, late and expiry", text)
 				}
 				a.On = append(a.On, Event(text))
 			}

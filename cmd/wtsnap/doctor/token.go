@@ -52,7 +52,7 @@ func date(t time.Time) string { return t.Local().Format("2006-01-02 15:04 MST") 
 // TokenText says in a line what can be known of a token.
 func TokenText(t *storage.Token, now time.Time) string {
 	text := "the token of " + t.Remote
-	if !t.Issued.IsZero() {
+	if t.Renews && !t.Issued.IsZero() {
 		text += " was renewed about " + Ago(now.Sub(t.Issued)) + " ago"
 	}
 	dies := t.Dies()

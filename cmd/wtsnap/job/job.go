@@ -31,6 +31,7 @@ const (
 	exitFailed      = 1
 	exitPartial     = 3
 	exitCredentials = 5
+	exitLate        = 6
 	exitNoRepo      = 10
 	exitBusy        = 11
 	exitPassword    = 12
@@ -60,6 +61,21 @@ type Report struct {
 	Status   Status    `json:"status"`
 	Exit     int       `json:"exit"`
 	Steps    []Step    `json:"steps"`
+	Notices  []string  `json:"notices,omitempty"` // what is wrong beside the steps, such as a credential that ends soon
+}
+
+// OnlyLate reports whether all that failed is that something has not happened for too long: exit code 6.
+func (r *Report) OnlyLate() bool {
+	late := false
+	for _, s := range r.Steps {
+		if s.Status == Failed {
+			if s.Exit != exitLate {
+				return false
+			}
+			late = true
+		}
+	}
+	return late
 }
 
 // Options are how Run does its work.
@@ -68,7 +84,9 @@ type Options struct {
 	Step func(ctx context.Context, name string) Step // does one step; Name, Status and Seconds are filled in by Run
 	Hook func(ctx context.Context, kind, command string, env []string, limit time.Duration) error
 	Now  func() time.Time // nil = time.Now
-	Said func(Step)       // after each step; may be nil
+	// Before is how the job ended last time, or nil: damage that it found is there until it is found to be gone.
+	Before *Report
+	Said   func(Step) // after each step; may be nil
 }
 
 // Run does a job's steps. It always returns a whole report.
@@ -181,6 +199,9 @@ func (r *runner) unwise(ctx context.Context, name string) string {
 	if ctx.Err() != nil {
 		return context.Cause(ctx).Error()
 	}
+	if (name == "forget" || name == "prune") && r.damaged() {
+		return "nothing is given up while there is damage: the last run found some, and no check has been without since"
+	}
 	for _, s := range r.r.Steps {
 		switch s.Exit {
 		case exitCredentials, exitNoRepo, exitPassword:
@@ -197,6 +218,18 @@ func (r *runner) unwise(ctx context.Context, name string) string {
 		}
 	}
 	return ""
+}
+
+// damaged reports whether the last run found damage, and no check of this one has been without.
+func (r *runner) damaged() bool {
+	if r.Before == nil {
+		return false
+	}
+	was := func(s Step) bool { return s.Exit == exitDamage }
+	if !slices.ContainsFunc(r.Before.Steps, was) {
+		return false
+	}
+	return !slices.ContainsFunc(r.r.Steps, func(s Step) bool { return s.Name == "check" && s.Exit == exitOK })
 }
 
 func (r *Report) worst() Status {

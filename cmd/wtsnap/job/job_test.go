@@ -109,3 +109,25 @@ func TestEnvironment(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Damage keeps everything older until a check has been without.
+func TestDamageOfTheLastRun(t *testing.T) {
+	damaged := &Report{Steps: []Step{{Name: "backup"}, {Name: "check", Exit: 13, Status: Failed}}}
+	for _, c := range []struct {
+		steps  []string
+		before *Report
+		want   string
+	}{
+		{[]string{"backup", "forget", "prune", "check"}, damaged, "backup check"},
+		{[]string{"check", "forget", "prune"}, damaged, "check forget prune"},
+		{[]string{"backup", "forget", "prune"}, &Report{Steps: []Step{{Name: "check"}}}, "backup forget prune"},
+		{[]string{"backup", "forget", "prune"}, nil, "backup forget prune"},
+	} {
+		var did []string
+		r := Run(context.Background(), Options{Job: &config.Job{Name: "x", Steps: c.steps}, Before: c.before,
+			Step: func(_ context.Context, name string) Step { did = append(did, name); return Step{} }})
+		if got := strings.Join(did, " "); got != c.want || r.Status != map[bool]Status{true: Skipped, false: OK}[c.want == "backup check"] {
+			t.Errorf("%v: did %q, want %q; %s", c.steps, got, c.want, r.Status)
+		}
+	}
+}

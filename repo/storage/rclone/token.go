@@ -86,12 +86,12 @@ func (p *process) token(name, text string) storage.Token {
 		return t
 	}
 	t.Expiry = raw.Expiry
-	if !raw.Expiry.IsZero() {
-		life := accessLife
-		if raw.Seconds > 0 {
-			life = time.Duration(raw.Seconds) * time.Second
-		}
-		t.Issued = raw.Expiry.Add(-life)
+	switch {
+	case raw.Expiry.IsZero():
+	case raw.Seconds > 0:
+		t.Issued = raw.Expiry.Add(-time.Duration(raw.Seconds) * time.Second)
+	case raw.Refresh != "":
+		t.Issued = raw.Expiry.Add(-accessLife)
 	}
 	// Box's own applications and the client credentials flow make a new one from a key that does not end.
 	if p.value(name, "box_config_file") != "" || p.value(name, "config_credentials") != "" || p.value(name, "client_credentials") == "true" {

@@ -47,10 +47,12 @@ func TestTokens(t *testing.T) {
 		Path: path, Stored: true}
 	with := func(change func(*storage.Token)) storage.Token { b := box; change(&b); return b }
 	for spec, want := range map[string][]storage.Token{
-		"box:x":    {box},
-		"told:x":   {with(func(t *storage.Token) { t.Remote, t.Issued = "told", at.Add(-70*time.Minute) })},
-		"once:x":   {with(func(t *storage.Token) { t.Remote, t.Renews, t.Once, t.Unused = "once", false, false, 0 })},
-		"server:x": {with(func(t *storage.Token) { t.Remote, t.Once, t.Unused = "server", false, 0 })},
+		"box:x":  {box},
+		"told:x": {with(func(t *storage.Token) { t.Remote, t.Issued = "told", at.Add(-70*time.Minute) })},
+		"once:x": {with(func(t *storage.Token) {
+			t.Remote, t.Renews, t.Once, t.Unused, t.Issued = "once", false, false, 0, time.Time{}
+		})},
+		"server:x": {with(func(t *storage.Token) { t.Remote, t.Once, t.Unused, t.Issued = "server", false, 0, time.Time{} })},
 		"other:x":  {with(func(t *storage.Token) { t.Remote, t.Kind, t.Once, t.Unused = "other", "dropbox", false, 0 })},
 		"bad:x":    {{Remote: "bad", Kind: "dropbox", Path: path, Stored: true, Problem: "it is no token as rclone writes it"}},
 		"secret:":  {box},

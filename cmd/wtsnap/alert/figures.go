@@ -1,0 +1,92 @@
+package alert
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/whole-tale/wtsnap/cmd/wtsnap/job"
+)
+
+// Figures are what monitors want to know of the last steps of each kind, whichever run they were of.
+type Figures struct {
+	Backup *BackupFigures `json:"backup,omitempty"`
+	Check  *CheckFigures  `json:"check,omitempty"`
+	Drill  *DrillFigures  `json:"drill,omitempty"`
+	Tokens []TokenFigures `json:"tokens,omitempty"`
+	Free   *int64         `json:"free_bytes,omitempty"` // of the storage, as of the last backup
+}
+
+// BackupFigures are those of the last backup that made a snapshot.
+type BackupFigures struct {
+	Time     time.Time `json:"time"`
+	Complete bool      `json:"complete"`
+	Uploaded int64     `json:"uploaded_bytes"`
+	Read     int64     `json:"read_bytes"`
+}
+
+// CheckFigures are those of the last check that was done to its end.
+type CheckFigures struct {
+	Time     time.Time `json:"time"`
+	Problems int       `json:"problems"`
+	Read     int64     `json:"read_bytes"`
+}
+
+// DrillFigures are those of the last drill that was done to its end.
+type DrillFigures struct {
+	Time       time.Time `json:"time"`
+	Mismatches int64     `json:"mismatches"`
+	Units      int       `json:"units"`
+	Overdue    int       `json:"overdue"`
+	Bytes      int64     `json:"bytes"`
+}
+
+// TokenFigures say when a credential ends; a zero time: that is not known.
+type TokenFigures struct {
+	Remote string    `json:"remote"`
+	Dies   time.Time `json:"dies,omitzero"`
+}
+
+// note takes what the documents of a run's steps say.
+func (f *Figures) note(r *job.Report) {
+	for _, s := range r.Steps {
+		if s.Doc == nil {
+			continue
+		}
+		switch s.Name {
+		case "backup":
+			var d struct {
+				Snapshot string `json:"snapshot"`
+				Complete bool   `json:"complete"`
+				Bytes    struct {
+					Read     int64 `json:"read"`
+					Uploaded int64 `json:"uploaded"`
+				} `json:"bytes"`
+			}
+			if json.Unmarshal(s.Doc, &d) == nil && d.Snapshot != "" {
+				f.Backup = &BackupFigures{r.End, d.Complete, d.Bytes.Uploaded, d.Bytes.Read}
+			}
+		case "check":
+			var d struct {
+				Problems []json.RawMessage `json:"problems"`
+				Read     int64             `json:"bytes_read"`
+			}
+			if json.Unmarshal(s.Doc, &d) == nil && d.Problems != nil {
+				f.Check = &CheckFigures{r.End, len(d.Problems), d.Read}
+			}
+		case "drill":
+			var d struct {
+				Report *struct {
+					Bad      int64 `json:"bad"`
+					Bytes    int64 `json:"bytes"`
+					Coverage struct {
+						Units   int               `json:"units"`
+						Overdue []json.RawMessage `json:"overdue"`
+					} `json:"coverage"`
+				} `json:"report"`
+			}
+			if json.Unmarshal(s.Doc, &d) == nil && d.Report != nil {
+				f.Drill = &DrillFigures{r.End, d.Report.Bad, d.Report.Coverage.Units, len(d.Report.Coverage.Overdue), d.Report.Bytes}
+			}
+		}
+	}
+}

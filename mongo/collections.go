@@ -489,11 +489,8 @@ func (d *Documents) next() (bson.Raw, error) {
 	if length < 5 || length > maxDocument {
 		return nil, fmt.Errorf("a document of %d bytes cannot be", length)
 	}
-	if int(length) > cap(d.buf) {
-		d.buf = make([]byte, length, max(int(length)+int(length)/4, 4<<10))
-	}
-	doc := d.buf[:length]
-	if _, err := io.ReadFull(d.in, doc); err != nil {
+	doc, err := d.take(int(length))
+	if err != nil {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			err = errCutDocument
 		}
@@ -504,6 +501,22 @@ func (d *Documents) next() (bson.Raw, error) {
 	}
 	d.off += int64(length)
 	return doc, nil
+}
+
+// take returns the next n bytes: where they lie in the reader's buffer, if they fit into it.
+func (d *Documents) take(n int) ([]byte, error) {
+	if n <= d.in.Size() {
+		b, err := d.in.Peek(n)
+		if err == nil {
+			_, err = d.in.Discard(n) // which leaves the buffer as it is
+		}
+		return b, err
+	}
+	if n > cap(d.buf) {
+		d.buf = make([]byte, n+n/4)
+	}
+	_, err := io.ReadFull(d.in, d.buf[:n])
+	return d.buf[:n], err
 }
 
 var errCutDocument = errors.New("the file ends within a document")

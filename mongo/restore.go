@@ -79,8 +79,8 @@ func (t *Restorer) RestoreTo(ctx context.Context, r *repo.Repository, o snapshot
 
 // restore is one call of RestoreTo.
 //
-// Memory: for each collection at work, two batches of insertBytes or of one longer document, a command made of one, what
-// the server sent of the same documents, and what Documents and, where there is an oplog, the fold need.
+// Memory: for each collection at work, four batches of insertBytes or of one longer document, what the driver makes of one,
+// what the server sent of the same documents, and what Documents and, where there is an oplog, the fold need.
 type restore struct {
 	*Restorer
 	r       *repo.Repository
@@ -107,7 +107,8 @@ type job struct {
 	resumed bool // an earlier run began it: what is in it is ours
 	done    bool // an earlier run finished it
 
-	total                                        int64 // documents of the dump
+	head                                         []byte // of the commands that insert its documents
+	total                                        int64  // documents of the dump
 	inserted, equal, differ, overwritten, failed int64
 	bytes, written, skipped                      int64
 	sum                                          [2]uint64 // of the documents' hashes

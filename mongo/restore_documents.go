@@ -21,18 +21,63 @@ const (
 	serverDocument  = 16 << 20 // bytes of a document that a server takes
 )
 
-// A batch is documents in a row.
+// A batch is documents in a row, as the array of a command that inserts them.
 type batch struct {
-	buf  []byte
-	docs []bson.Raw
-	err  error // why there are no more
+	command []byte // its end is missing, and its lengths
+	array   int    // where in it the array begins
+	docs    []bson.Raw
+	bytes   int   // of the documents
+	err     error // why there are no more
 }
 
-func (b *batch) full(most int) bool { return len(b.buf) >= insertBytes || len(b.docs) >= most }
+func (b *batch) full(most int) bool { return b.bytes >= insertBytes || len(b.docs) >= most }
 
-// batches reads a collection's documents, one batch ahead. The channel is closed after the last.
-func (rs *restore) batches(ctx context.Context, j *job, most int) <-chan *batch {
+// add appends a document.
+func (b *batch) add(doc bson.Raw) {
+	b.command = append(b.command, byte(bson.TypeEmbeddedDocument))
+	b.command = append(strconv.AppendInt(b.command, int64(len(b.docs)), 10), 0)
+	at := len(b.command)
+	b.command = append(b.command, doc...)
+	b.docs = append(b.docs, bson.Raw(b.command[at:len(b.command):len(b.command)]))
+	b.bytes += len(doc)
+}
+
+// insertion returns the command, which shares the batch's memory. Nothing can be added any more.
+func (b *batch) insertion() bson.Raw {
+	out := append(b.command, 0)
+	binary.LittleEndian.PutUint32(out[b.array:], uint32(len(out)-b.array))
+	out = append(out, 0)
+	binary.LittleEndian.PutUint32(out, uint32(len(out)))
+	b.command = out
+	return out
+}
+
+// newBatch returns a batch without documents, with the memory of one that is used up, if there is any.
+func newBatch(head []byte, used *batch, size int) *batch {
+	b := &batch{}
+	if used != nil {
+		b.command, b.docs = used.command[:0], used.docs[:0]
+	} else {
+		b.command = make([]byte, 0, len(head)+size+size/8)
+	}
+	b.command = append(b.command, head...)
+	b.array = len(b.command) - 4
+	return b
+}
+
+// batches reads a collection's documents, one batch ahead. The channel is closed after the last. What comes back through
+// used is used again.
+func (rs *restore) batches(ctx context.Context, j *job, most int, used <-chan *batch) <-chan *batch {
 	out := make(chan *batch)
+	fresh := func(first int) *batch {
+		size := max(int(min(j.Bytes, insertBytes)), first)
+		select {
+		case b := <-used:
+			return newBatch(j.head, b, size)
+		default:
+			return newBatch(j.head, nil, size)
+		}
+	}
 	go func() {
 		defer close(out)
 		send := func(b *batch) bool {
@@ -53,18 +98,16 @@ func (rs *restore) batches(ctx context.Context, j *job, most int) <-chan *batch 
 				send(b)
 				return
 			}
-			if len(b.docs) > 0 && len(b.buf)+len(doc) > insertBytes || b.full(most) {
+			if len(b.docs) > 0 && b.bytes+len(doc) > insertBytes || b.full(most) {
 				if !send(b) {
 					return
 				}
 				b = &batch{}
 			}
-			if b.buf == nil {
-				b.buf = make([]byte, 0, max(min(int(j.Bytes), insertBytes), len(doc)))
+			if b.command == nil {
+				b = fresh(len(doc))
 			}
-			at := len(b.buf)
-			b.buf = append(b.buf, doc...)
-			b.docs = append(b.docs, bson.Raw(b.buf[at:len(b.buf):len(b.buf)]))
+			b.add(doc)
 		}
 		send(b)
 	}()
@@ -79,7 +122,12 @@ func (rs *restore) documents(ctx context.Context, j *job) error {
 	if j.merges() {
 		most = lookupBatch
 	}
-	ch := rs.batches(ctx, j, most)
+	var err error
+	if j.head, err = rs.insertHead(rs.data(j)); err != nil {
+		return err
+	}
+	used := make(chan *batch, 2)
+	ch := rs.batches(ctx, j, most, used)
 	defer func() { // its goroutine ends before this does
 		cancel()
 		for range ch {
@@ -94,10 +142,14 @@ func (rs *restore) documents(ctx context.Context, j *job) error {
 			}
 		}
 		if len(b.docs) > 0 {
-			if err := rs.restoreBatch(ctx, j, b.docs); err != nil {
+			if err := rs.restoreBatch(ctx, j, b); err != nil {
 				return err
 			}
-			rs.o.Progress.Bytes.Add(int64(len(b.buf)))
+			rs.o.Progress.Bytes.Add(int64(b.bytes))
+			select {
+			case used <- b:
+			default:
+			}
 		}
 		if b.err != nil {
 			if err := ctx.Err(); err != nil {
@@ -109,9 +161,9 @@ func (rs *restore) documents(ctx context.Context, j *job) error {
 	return ctx.Err()
 }
 
-// restoreBatch brings some documents back.
-func (rs *restore) restoreBatch(ctx context.Context, j *job, docs []bson.Raw) error {
-	missing := docs
+// restoreBatch brings some documents back. Nothing refers to them when it returns.
+func (rs *restore) restoreBatch(ctx context.Context, j *job, b *batch) error {
+	docs, missing := b.docs, b.docs
 	if j.merges() {
 		stored, err := rs.stored(ctx, j, docs)
 		if err != nil {
@@ -142,7 +194,13 @@ func (rs *restore) restoreBatch(ctx context.Context, j *job, docs []bson.Raw) er
 	if len(missing) == 0 {
 		return nil
 	}
-	return rs.insert(ctx, j, missing)
+	if len(missing) < len(docs) {
+		b = newBatch(j.head, nil, b.bytes)
+		for _, doc := range missing {
+			b.add(doc)
+		}
+	}
+	return rs.insert(ctx, j, b)
 }
 
 // differing deals with documents of which others with the same _id are there.
@@ -172,12 +230,8 @@ func (rs *restore) differing(ctx context.Context, j *job, docs []bson.Raw) error
 
 // insert inserts documents with one command. It is repeated where the connection is lost; a document that is there
 // then already counts as inserted only if it is equal.
-func (rs *restore) insert(ctx context.Context, j *job, docs []bson.Raw) error {
-	name, raw := rs.data(j)
-	command, err := rs.insertCommand(name, raw, docs)
-	if err != nil {
-		return err
-	}
+func (rs *restore) insert(ctx context.Context, j *job, b *batch) error {
+	docs, command := b.docs, b.insertion()
 	again := false
 	for attempt := 0; ; attempt++ {
 		reply, err := rs.s.Client.Database(j.db).RunCommand(ctx, command).Raw()
@@ -208,8 +262,9 @@ func lostConcern(reply bson.Raw) bool {
 	return false
 }
 
-// insertCommand builds the command by hand: through the driver's InsertMany each document would be looked at.
-func (rs *restore) insertCommand(name string, raw bool, docs []bson.Raw) (bson.Raw, error) {
+// insertHead builds what a command that inserts documents begins with, up to the length of their array, which is missing
+// as the command's is. It is built by hand: through the driver's InsertMany each document would be looked at.
+func (rs *restore) insertHead(name string, raw bool) ([]byte, error) {
 	head := bson.D{{Key: "insert", Value: name}, {Key: "ordered", Value: false}, {Key: "writeConcern", Value: rs.writeConcern()},
 		{Key: "bypassDocumentValidation", Value: true}}
 	if rs.keepsZeroTimestamps() {
@@ -222,24 +277,8 @@ func (rs *restore) insertCommand(name string, raw bool, docs []bson.Raw) (bson.R
 	if err != nil {
 		return nil, err
 	}
-	size := len(body) + 64
-	for _, doc := range docs {
-		size += len(doc) + 8
-	}
-	out := append(make([]byte, 0, size), body[:len(body)-1]...)
-	out = append(append(out, byte(bson.TypeArray)), "documents\x00"...)
-	array := len(out)
-	out = append(out, 0, 0, 0, 0)
-	for i, doc := range docs {
-		out = append(out, byte(bson.TypeEmbeddedDocument))
-		out = append(strconv.AppendInt(out, int64(i), 10), 0)
-		out = append(out, doc...)
-	}
-	out = append(out, 0)
-	binary.LittleEndian.PutUint32(out[array:], uint32(len(out)-array))
-	out = append(out, 0)
-	binary.LittleEndian.PutUint32(out, uint32(len(out)))
-	return out, nil
+	out := append(append(body[:len(body)-1], byte(bson.TypeArray)), "documents\x00"...)
+	return append(out, 0, 0, 0, 0), nil
 }
 
 // keepsZeroTimestamps reports whether the server knows bypassEmptyTsReplacement. Without it, a server puts the time of the
@@ -580,7 +619,7 @@ func (rs *restore) verifyMerged(ctx context.Context, j *job) error {
 		return nil
 	}
 	var missing, differ int64
-	for b := range rs.batches(ctx, j, lookupBatch) {
+	for b := range rs.batches(ctx, j, lookupBatch, nil) {
 		if b.err != nil {
 			return nil // reported before
 		}

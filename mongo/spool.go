@@ -11,6 +11,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/whole-tale/wtsnap/chunk"
 )
@@ -20,10 +21,16 @@ const (
 	queueBlocks = 4        // of a stream in memory
 	segmentMin  = 64 << 20 // bytes of a file of the spool
 	segmentsMax = 256      // files of the spool, about
+
+	// A reader that only computes takes a block in less than patience; spooling would cost time that it lacks. A slow line
+	// does not, and then nobody waits again until what was spooled is read. All streams together wait for patienceTotal
+	// at most, since a server remembers the moment of a snapshot for 300 seconds.
+	patience      = 500 * time.Millisecond
+	patienceTotal = time.Minute
 )
 
 // A spool takes what a server yields faster than the repository takes it, up to a number of bytes on disk, so that no
-// cursor waits for a slow remote. It is shared by all streams of a dump.
+// cursor waits for a slow remote for long. It is shared by all streams of a dump.
 //
 // What it writes is compressed and sealed (AES-256-GCM) with a key that is in memory only, in files that have no name any
 // more: neither a crash nor a stolen disk leaves documents behind.
@@ -34,6 +41,7 @@ type spool struct {
 	seal    cipher.AEAD
 	codec   *chunk.Codec
 	nonce   atomic.Uint64
+	waited  atomic.Int64 // nanoseconds that streams waited for room in memory, before they took to the disk
 	spilled atomic.Int64 // bytes of documents that went through it, ever
 	blocks  sync.Pool    // of *[]byte: blocks that were read
 	// onFailure, where it is set, is told once why the disk takes no more. The streams go on without it.
@@ -110,6 +118,7 @@ type queue struct {
 	moved  *sync.Cond
 	items  []queued
 	memory int   // blocks in memory
+	behind int   // blocks in the spool
 	err    error // that the stream ends with, io.EOF or worse
 	closed bool  // nobody reads any more
 
@@ -147,15 +156,19 @@ func newQueue(s *spool) *queue {
 // errQueueClosed is put's where nobody reads any more.
 var errQueueClosed = errors.New("nobody reads the stream any more")
 
-// put hands on a block, which belongs to the queue from then on. It waits where neither memory nor the spool has room.
+// put hands on a block, which belongs to the queue from then on. It waits for room in memory: a little, and where the spool
+// has none either, as long as it takes.
 func (q *queue) put(ctx context.Context, block []byte) error {
-	stop := context.AfterFunc(ctx, func() {
+	wake := func() {
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		q.moved.Broadcast()
-	})
+	}
+	stop := context.AfterFunc(ctx, wake)
 	defer stop()
-	tried := false
+	var began time.Time // of the wait, zero before
+	var timer *time.Timer
+	tried := q.spool.limit == 0
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for {
@@ -168,20 +181,22 @@ func (q *queue) put(ctx context.Context, block []byte) error {
 			q.memory++
 			q.items = append(q.items, queued{data: block})
 			q.moved.Broadcast()
+			if timer != nil && !tried {
+				q.spool.waited.Add(int64(time.Since(began)))
+			}
 			return nil
 		}
-		if !tried {
-			q.mu.Unlock()
-			item, ok := q.spill(block)
-			q.mu.Lock()
-			switch {
-			case ok && q.closed:
-				item.segment.uses--
-				return errQueueClosed
-			case ok:
-				q.items = append(q.items, item)
-				q.moved.Broadcast()
-				return nil
+		switch {
+		case tried:
+		case timer == nil && q.behind == 0 && q.spool.waited.Load() < int64(patienceTotal):
+			began, timer = time.Now(), time.AfterFunc(patience, wake)
+			defer timer.Stop()
+		case timer == nil || time.Since(began) >= patience:
+			if timer != nil {
+				q.spool.waited.Add(int64(time.Since(began)))
+			}
+			if done, err := q.spillLocked(block); done || err != nil {
+				return err
 			}
 			tried = true // this block waits for memory
 			continue
@@ -190,12 +205,27 @@ func (q *queue) put(ctx context.Context, block []byte) error {
 	}
 }
 
+// spillLocked puts a block into the spool. It reports false where that takes nothing.
+func (q *queue) spillLocked(block []byte) (bool, error) {
+	q.mu.Unlock()
+	item, ok := q.spill(block)
+	q.mu.Lock()
+	if !ok {
+		return false, nil
+	}
+	if q.closed {
+		item.segment.uses--
+		return false, errQueueClosed
+	}
+	q.items = append(q.items, item)
+	q.behind++
+	q.moved.Broadcast()
+	return true, nil
+}
+
 // spill writes a block to the spool. It reports false where that is full, or fails.
 func (q *queue) spill(block []byte) (queued, bool) {
 	s := q.spool
-	if s.limit == 0 {
-		return queued{}, false
-	}
 	packed, encoding := s.codec.Encode(nil, block)
 	nonce := s.nonce.Add(1)
 	sealed := s.seal.Seal(nil, nonceBytes(nonce), packed, nil)
@@ -315,6 +345,7 @@ func (q *queue) next() ([]byte, error) {
 	block, err := q.load(&item)
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.behind--
 	item.segment.uses--
 	q.dropLocked(item.segment)
 	q.moved.Broadcast()

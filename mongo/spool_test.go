@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"os"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // blocks are n blocks of random sizes, compressible ones among them.
@@ -51,44 +53,101 @@ func checkIdle(t *testing.T, s *spool) {
 func TestQueue(t *testing.T) {
 	for name, limit := range map[string]int64{"no spool": 0, "small": 600_000, "large": 1 << 30} {
 		t.Run(name, func(t *testing.T) {
-			s := testSpool(t, limit)
-			q := newQueue(s)
-			want := blocks(100)
-			full := make(chan struct{})
-			produced := make(chan error, 1)
-			go func() {
-				for i, b := range want {
-					if limit == 1<<30 && i == 60 {
-						close(full)
+			synctest.Test(t, func(t *testing.T) {
+				s := testSpool(t, limit)
+				q := newQueue(s)
+				want := blocks(100)
+				full := make(chan struct{})
+				produced := make(chan error, 1)
+				go func() {
+					for i, b := range want {
+						if limit == 1<<30 && i == 60 {
+							close(full)
+						}
+						if err := q.put(t.Context(), bytes.Clone(b)); err != nil {
+							produced <- err
+							return
+						}
 					}
-					if err := q.put(t.Context(), bytes.Clone(b)); err != nil {
-						produced <- err
-						return
-					}
+					q.finish(io.EOF)
+					produced <- nil
+				}()
+				if limit == 1<<30 {
+					<-full // nobody has read anything, and the producer did not wait
 				}
-				q.finish(io.EOF)
-				produced <- nil
-			}()
-			if limit == 1<<30 {
-				<-full // nobody has read anything, and the producer did not wait
-			}
-			got, err := io.ReadAll(q)
-			must(t, err)
-			must(t, <-produced)
-			if !bytes.Equal(bytes.Join(want, nil), got) {
-				t.Error("other bytes came out")
-			}
-			if limit == 1<<30 && s.spilled.Load() == 0 {
-				t.Error("the spool was not used")
-			}
-			q.close()
-			checkIdle(t, s)
+				got, err := io.ReadAll(q)
+				must(t, err)
+				must(t, <-produced)
+				if !bytes.Equal(bytes.Join(want, nil), got) {
+					t.Error("other bytes came out")
+				}
+				if limit == 1<<30 && s.spilled.Load() == 0 {
+					t.Error("the spool was not used")
+				}
+				q.close()
+				checkIdle(t, s)
+			})
+		})
+	}
+}
+
+// A reader that takes blocks as fast as it computes is waited for, and the disk spared; one on a slow line is not.
+func TestSpoolIsForSlowLines(t *testing.T) {
+	for name, c := range map[string]struct {
+		blocks        int
+		each          time.Duration // that the reader takes
+		took, spilled int           // at most: seconds of the producer; at least: blocks in the spool
+		none          bool          // of them
+	}{
+		"computing":          {blocks: 100, each: 100 * time.Millisecond, took: 10, none: true},
+		"slow line":          {blocks: 100, each: 2 * time.Second, took: 1, spilled: 90},
+		"computing for long": {blocks: 1000, each: 400 * time.Millisecond, took: 61, spilled: 800},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := testSpool(t, 1<<30)
+				q := newQueue(s)
+				block := make([]byte, 1000)
+				done := make(chan time.Duration)
+				start := time.Now()
+				go func() {
+					for range c.blocks {
+						if err := q.put(t.Context(), bytes.Clone(block)); err != nil {
+							t.Error(err)
+						}
+					}
+					q.finish(io.EOF)
+					done <- time.Since(start)
+				}()
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					for {
+						time.Sleep(c.each)
+						if _, err := io.ReadFull(q, make([]byte, len(block))); err != nil {
+							return
+						}
+					}
+				}()
+				if took := <-done; took > time.Duration(c.took)*time.Second {
+					t.Errorf("the server waited for %v", took)
+				}
+				spilled := int(s.spilled.Load()) / len(block)
+				if spilled < c.spilled || c.none && spilled > 0 {
+					t.Errorf("%d blocks of %d were spooled", spilled, c.blocks)
+				}
+				<-ended
+				q.close()
+				checkIdle(t, s)
+			})
 		})
 	}
 }
 
 // What is in the spool is neither readable nor changeable.
-func TestSpoolIsSealed(t *testing.T) {
+func TestSpoolIsSealed(t *testing.T) { synctest.Test(t, testSpoolIsSealed) }
+
+func testSpoolIsSealed(t *testing.T) {
 	s := testSpool(t, 1<<30)
 	q := newQueue(s)
 	secret := bytes.Repeat([]byte("secret document "), 10_000)
@@ -113,7 +172,9 @@ func TestSpoolIsSealed(t *testing.T) {
 }
 
 // The reader gets an error after all that was put before it; the producer learns that nobody reads.
-func TestQueueEnds(t *testing.T) {
+func TestQueueEnds(t *testing.T) { synctest.Test(t, testQueueEnds) }
+
+func testQueueEnds(t *testing.T) {
 	s := testSpool(t, 1<<30)
 	q := newQueue(s)
 	broken := errors.New("broken")

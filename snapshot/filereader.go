@@ -13,6 +13,9 @@ import (
 // fileBatch is how much of a file is read at a time, in bytes; a part may go beyond.
 const fileBatch = 4 << 20
 
+// freeParts is how many parts' memory is kept for later ones, which are of about the same size.
+const freeParts = 64
+
 // maxSteps bounds a batch of many holes and small parts.
 const maxSteps = 1024
 
@@ -25,7 +28,8 @@ type FileReader struct {
 	path    string
 	cancel  context.CancelFunc
 	batches chan *fileData
-	ended   error // why there are no more batches; set before the channel is closed
+	free    chan []byte // memory of parts that were read to their end
+	ended   error       // why there are no more batches; set before the channel is closed
 	cur     fileData
 	err     error
 }
@@ -35,13 +39,14 @@ type fileData struct {
 	next  *fileData // of the same batch
 	zeros int64     // of a hole, before data
 	data  []byte
+	whole []byte // what data was before any of it was read
 	err   error
 }
 
 // OpenFile returns a reader of n's content from the byte at offset from on. path is for messages. r's index is loaded.
 func OpenFile(ctx context.Context, r *repo.Repository, n *Node, path string, from int64) *FileReader {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &FileReader{path: path, cancel: cancel, batches: make(chan *fileData, 1)}
+	f := &FileReader{path: path, cancel: cancel, batches: make(chan *fileData, 1), free: make(chan []byte, freeParts)}
 	if !n.IsFile() {
 		f.err = fmt.Errorf("reading %q: it is a %v, which has no content", path, n.Type)
 		close(f.batches)
@@ -94,12 +99,37 @@ func (f *FileReader) fetch(ctx context.Context, r *repo.Repository, n *Node, fro
 		}
 		// data says which bytes of the blob are wanted, until they are there.
 		at, ids = append(at, len(steps)), append(ids, p.ID)
-		steps = append(steps, &fileData{data: make([]byte, int64(p.Size)-skip)})
+		data := f.memory(int64(p.Size) - skip)
+		steps = append(steps, &fileData{data: data, whole: data})
 		if size += int64(p.Size); size >= fileBatch && !send() {
 			return
 		}
 	}
 	send()
+}
+
+// memory returns n bytes of any content.
+func (f *FileReader) memory(n int64) []byte {
+	select {
+	case b := <-f.free:
+		if int64(cap(b)) >= n {
+			return b[:n]
+		}
+	default:
+	}
+	return make([]byte, n)
+}
+
+// release gives the memory of what is read now back.
+func (f *FileReader) release() {
+	if cap(f.cur.whole) == 0 {
+		return
+	}
+	select {
+	case f.free <- f.cur.whole:
+	default:
+	}
+	f.cur.whole = nil
 }
 
 // readSteps fills in the data of steps.
@@ -146,8 +176,10 @@ func (f *FileReader) Read(p []byte) (int, error) {
 			f.cur.data = f.cur.data[n:]
 			return n, nil
 		case f.cur.next != nil:
+			f.release()
 			f.cur = *f.cur.next
 		default:
+			f.release()
 			b, ok := <-f.batches
 			if !ok {
 				if f.err = io.EOF; f.ended != nil {

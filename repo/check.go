@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"path"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-
-	"golang.org/x/sync/errgroup"
+	"time"
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
@@ -30,7 +28,14 @@ type CheckOptions struct {
 	// Part and Parts choose the packs to read by their ids: part Part (from 1) of Parts. All parts
 	// together read every pack once. Zero: ReadShare decides.
 	Part, Parts int
-	Workers     int // packs read at a time; 0 means 4
+	// Within chooses the packs to read such that runs like this one read every pack within that time, and ReadBudget
+	// bounds the bytes that this one reads; 0: what is to be read is spread over the time. What was read when is in the
+	// ledger. Zero: ReadShare decides.
+	Within     time.Duration
+	ReadBudget int64
+	// Record notes in the ledger which packs were read.
+	Record  bool
+	Workers int // packs read at a time; 0 means 4
 	// OnPack is called after each pack that was read, from any goroutine. It may be nil.
 	OnPack func(done, total int, bytes int64)
 }
@@ -60,6 +65,8 @@ type CheckReport struct {
 	Orphans                 PackTotals // packs that no index lists: waste, not a problem
 	Condemned               PackTotals
 	Problems                []Problem
+	Coverage                *Coverage // with CheckOptions.Within
+	Unrecorded              error     // why the ledger does not tell what was read
 }
 
 // checker is one run of Check.
@@ -70,7 +77,10 @@ type checker struct {
 	rep *CheckReport
 
 	mu      sync.Mutex
-	present map[index.PackID]bool  // packs that are there, with the right size
+	present map[index.PackID]bool // packs that are there, with the right size
+	stored  map[index.PackID]time.Time
+	read    []index.PackRef        // read whole, and as they were stored
+	whole   []index.PackID         // of these, the packs without a bad blob
 	bad     map[index.BlobRef]bool // blobs of frames that were read and could not be
 	deltas  []index.BlobRef        // blobs of frames that were read and that rest on others
 	filed   map[string]bool        // details of what deltas met, which many of them meet
@@ -111,8 +121,8 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 	if o.Workers <= 0 {
 		o.Workers = 4
 	}
-	c := &checker{r: r, o: o, rep: &CheckReport{}, present: map[index.PackID]bool{}, bad: map[index.BlobRef]bool{},
-		filed: map[string]bool{}}
+	c := &checker{r: r, o: o, rep: &CheckReport{}, present: map[index.PackID]bool{}, stored: map[index.PackID]time.Time{},
+		bad: map[index.BlobRef]bool{}, filed: map[string]bool{}}
 	// What the backend has counts here, not the cache's copy of it.
 	backend := storage.WithCaching(ctx, storage.CacheBypass)
 	// Snapshots before the index and the index before the packs: what is committed meanwhile is whole.
@@ -128,11 +138,9 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 	if err := c.packs(backend); err != nil {
 		return c.rep, err
 	}
+	defer c.record(ctx)
 	// Packs before snapshots: what can't be read in them tells which snapshots are affected.
-	if err := c.readPacks(ctx); err != nil {
-		return c.rep, err
-	}
-	if err := c.readDeltas(ctx); err != nil {
+	if err := c.readData(ctx); err != nil {
 		return c.rep, err
 	}
 	if err := c.snapshots(ctx, backend, refs); err != nil {
@@ -142,7 +150,33 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 		return c.rep, err
 	}
 	slices.SortStableFunc(c.rep.Problems, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })
+	for i := range c.rep.Problems {
+		if p := &c.rep.Problems[i]; p.Hint == "" {
+			p.Hint = whatToDo(p.Object)
+		}
+	}
 	return c.rep, nil
+}
+
+// whatToDo says what can be done about damage to an object of which nothing else is known.
+func whatToDo(object string) string {
+	for _, h := range []struct{ prefix, hint string }{
+		{configName, "bring it back from a copy of the repository: it never changes"},
+		{keysDir, "remove that password, with another one (wtsnap key remove), and add it again (wtsnap key add)"},
+		{packsDir, healHint},
+		{indexDir, "the index can be rebuilt from the packs: wtsnap repair index"},
+		{snapshotsDir, "bring the object back from a copy of the repository, or remove it once you are sure: other snapshots do not depend on it"},
+		{forgottenDir, "that snapshot was forgotten and can't be brought back; remove the object, or leave it to a prune"},
+		{annotationsDir, "it is a tag or a hold of one snapshot: remove the object, and set the tag or the hold again"},
+		{condemnedDir, "the next prune removes it: wtsnap prune"},
+		{leasesDir, "leave it: 48 hours after it was stored it is taken for that of a dead process, and the next prune removes it"},
+		{"snapshot ", "an older snapshot may have this whole; the next backup stores anew what the sources still have"},
+	} {
+		if strings.HasPrefix(object, h.prefix) {
+			return h.hint
+		}
+	}
+	return "wtsnap check --read-data names all that is damaged"
 }
 
 // loadIndex loads each segment by itself, so that one damaged segment does not hide the others. Index
@@ -215,6 +249,7 @@ func (c *checker) packs(ctx context.Context) error {
 	type seen struct {
 		size int64
 		hash string
+		time time.Time
 	}
 	stored := map[index.PackID]seen{}
 	err := c.r.st.List(ctx, packsDir, func(i storage.Info) error {
@@ -223,7 +258,7 @@ func (c *checker) packs(ctx context.Context) error {
 			c.problem(Problem{Kind: DamageIndex, Object: i.Name, Detail: "is not the name of a pack", Hint: "remove it if you put it there"})
 			return nil
 		}
-		stored[id] = seen{i.Size, i.Hash}
+		stored[id] = seen{i.Size, i.Hash, i.ModTime}
 		return nil
 	})
 	if err != nil {
@@ -250,6 +285,7 @@ func (c *checker) packs(ctx context.Context) error {
 			c.problem(Problem{Kind: DamageHash, Object: name, Detail: fmt.Sprintf("the backend says that its hash is %s, it was stored with %s", got.hash, info.Hash), Hint: healHint})
 		default:
 			c.present[info.ID] = true
+			c.stored[info.ID] = got.time
 		}
 	}
 	for _, s := range stored {
@@ -457,185 +493,4 @@ func flatten(err error) []error {
 		return all
 	}
 	return []error{err}
-}
-
-// readPacks reads the chosen packs whole.
-func (c *checker) readPacks(ctx context.Context) error {
-	var chosen []index.PackRef
-	for ref, info := range c.x.Packs() {
-		if !c.present[info.ID] { // condemned ones are read too: they may hold the only copy of something
-			continue
-		}
-		switch {
-		case c.o.Parts > 0:
-			if (int(info.ID[0])<<8|int(info.ID[1]))%c.o.Parts == c.o.Part-1 {
-				chosen = append(chosen, ref)
-			}
-		case c.o.ReadShare >= 1 || c.o.ReadShare > 0 && rand.Float64() < c.o.ReadShare:
-			chosen = append(chosen, ref)
-		}
-	}
-	if len(chosen) == 0 && c.o.ReadShare > 0 { // a small share of few packs is one of them
-		var all []index.PackRef
-		for ref, info := range c.x.Packs() {
-			if c.present[info.ID] {
-				all = append(all, ref)
-			}
-		}
-		if len(all) > 0 {
-			chosen = append(chosen, all[rand.IntN(len(all))])
-		}
-	}
-	var mu sync.Mutex
-	var scratch sync.Pool
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(c.o.Workers)
-	for _, ref := range chosen {
-		g.Go(func() error {
-			s, ok := scratch.Get().(*unitScratch)
-			if !ok {
-				s = &unitScratch{}
-			}
-			defer scratch.Put(s)
-			info := c.x.Pack(ref)
-			if err := c.readPack(ctx, ref, info, s); err != nil {
-				if err := c.damage(packName(info.ID), err); err != nil {
-					return err
-				}
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			c.rep.PacksRead++
-			c.rep.BytesRead += info.Size
-			if c.o.OnPack != nil {
-				c.o.OnPack(c.rep.PacksRead, len(chosen), info.Size)
-			}
-			return nil
-		})
-	}
-	return g.Wait()
-}
-
-// readPack compares a pack with its name, its own directory and the index, and decodes all that is in
-// it.
-func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.PackInfo, s *unitScratch) error {
-	file, err := c.r.st.Get(ctx, packName(info.ID), 0, -1, s.raw)
-	if err != nil {
-		return packError(info.ID, err)
-	}
-	s.raw = file
-	damage := func(kind, detail string, err error) error {
-		return &DamageError{Kind: kind, Object: packName(info.ID), Detail: detail, Err: err, Hint: healHint}
-	}
-	var failed error
-	bad := 0
-	blob := info.FirstBlob
-	for _, f := range c.x.Frames(ref) {
-		first := blob
-		blob += index.BlobRef(len(f.Blobs))
-		if err := c.readFrameOf(ctx, info, &f, file, s); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			failed = err
-			bad++
-			c.mu.Lock()
-			for i := range f.Blobs {
-				c.bad[first+index.BlobRef(i)] = true
-			}
-			c.mu.Unlock()
-		} else if len(f.Bases) > 0 {
-			c.mu.Lock()
-			for i := range f.Blobs {
-				c.deltas = append(c.deltas, first+index.BlobRef(i))
-			}
-			c.mu.Unlock()
-		}
-	}
-	if packID(file) != info.ID {
-		return damage(DamageHash, fmt.Sprintf("its bytes are not those that were stored; %d of its %d frames can't be read", bad, info.Frames), nil)
-	}
-	if failed != nil {
-		return failed
-	}
-	kind, frames, err := parsePack(c.r.keys, file)
-	if err != nil {
-		return damage(DamageOpen, "its directory can't be read", err)
-	}
-	if kind != info.Kind || !sameFrames(frames, c.x, ref) {
-		return damage(DamageIndex, "its directory and the index differ", nil)
-	}
-	return nil
-}
-
-// readFrameOf decodes a frame and hashes its blobs. Deltas are only opened: readDeltas reads them together with their
-// bases.
-func (c *checker) readFrameOf(ctx context.Context, info index.PackInfo, f *index.Frame, file []byte, s *unitScratch) error {
-	end := int64(f.Offset) + int64(f.Length)
-	if end > int64(len(file)) {
-		return &DamageError{Kind: DamageSize, Object: packName(info.ID), Detail: "is shorter than the index says"}
-	}
-	sealed := file[f.Offset:end]
-	switch f.Encoding {
-	case chunk.Patched:
-		_, err := c.r.openPatch(info.ID, info.Kind, f, sealed, &s.frame)
-		return err
-	case chunk.ZstdDelta:
-		s.frame.ad = frameAD(s.frame.ad[:0], info.Kind, f)
-		if _, err := c.r.keys.open(s.frame.stored[:0], sealed, s.frame.ad); err != nil {
-			return frameDamage(DamageOpen, info.ID, f, err)
-		}
-		return nil
-	}
-	_, err := c.r.decodeFrame(ctx, c.x, info.ID, info.Kind, f, sealed, &s.frame)
-	return err
-}
-
-// readDeltas puts the deltas of the packs that were read together and hashes them. It reads what they rest on, each whole
-// blob once for all that rest on it.
-func (c *checker) readDeltas(ctx context.Context) error {
-	b := &batch{r: c.r, x: c.x, fn: func(int, []byte) error { return nil }}
-	b.o = ReadOptions{Workers: c.o.Workers, OnError: func(i int, err error) error {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.bad[c.deltas[i]] = true
-		var d *DamageError
-		if !errors.As(err, &d) {
-			return err
-		}
-		if vanished(err) {
-			return nil // what it rests on was given up: damage to the snapshots that need it, which are followed later, if any
-		}
-		p := Problem{Kind: d.Kind, Object: d.Object, Detail: strings.TrimPrefix(d.Error(), "damaged: "+d.Object+": "), Hint: d.Hint}
-		if id := p.Kind + p.Object + p.Detail; !c.filed[id] {
-			c.filed[id] = true
-			c.rep.Problems = append(c.rep.Problems, p)
-		}
-		return nil
-	}}
-	return b.read(ctx, b.planCopies(c.deltas))
-}
-
-func sameFrames(frames []index.Frame, x *index.Index, ref index.PackRef) bool {
-	i := 0
-	for _, f := range x.Frames(ref) {
-		if i == len(frames) || f.Offset != frames[i].Offset || f.Length != frames[i].Length || f.Encoding != frames[i].Encoding ||
-			!slices.Equal(f.Bases, frames[i].Bases) || !slices.Equal(f.Blobs, frames[i].Blobs) {
-			return false
-		}
-		i++
-	}
-	return i == len(frames)
-}
-
-// parsePack reads the trailer and the directory of a whole pack file.
-func parsePack(k *keys, file []byte) (index.Kind, []index.Frame, error) {
-	if len(file) < trailerSize {
-		return 0, nil, errors.New("it is too short for a trailer")
-	}
-	offset, length, err := openTrailer(k, file[len(file)-trailerSize:], int64(len(file)))
-	if err != nil {
-		return 0, nil, err
-	}
-	return openDirectory(k, file[offset:offset+length], offset)
 }

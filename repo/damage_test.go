@@ -315,7 +315,7 @@ func (fx *fixture) checkDamaged(t *testing.T, kind string, names [2]string, how 
 		t.Errorf("check does not name %s: %+v", names[0], rep.Problems)
 	}
 	for _, p := range rep.Problems {
-		if p.Kind == "" || p.Object == "" || p.Detail == "" {
+		if p.Kind == "" || p.Object == "" || p.Detail == "" || p.Hint == "" {
 			t.Errorf("an empty field: %+v", p)
 		}
 	}

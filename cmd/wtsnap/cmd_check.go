@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -19,6 +20,7 @@ type checkDoc struct {
 	BytesRead int64            `json:"bytes_read"`
 	Orphans   repo.PackTotals  `json:"orphans"`
 	Condemned repo.PackTotals  `json:"condemned"`
+	Coverage  *repo.Coverage   `json:"coverage,omitempty"`
 	Problems  []repo.Problem   `json:"problems"`
 	Requests  map[string]int64 `json:"requests"`
 	Seconds   float64          `json:"seconds"`
@@ -28,17 +30,22 @@ func (a *app) checkCommand() *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "look for damage",
 		Description: `Follows every snapshot to every blob it needs, and looks whether the packs that hold them are there with the right size and, where
-the storage tells it, the right hash. --read-data reads and verifies every byte besides.
+the storage tells it, the right hash. --read-data reads and verifies every byte besides. What was read when is noted in the
+repository, so that --read-data-within goes on from there, on any machine.
 
 Examples:
 
   wtsnap check
   wtsnap check --read-data
   wtsnap check --read-data-subset 5%      a random twentieth
-  wtsnap check --read-data-subset 2/7     the second of seven parts: one a day reads everything in a week`,
+  wtsnap check --read-data-subset 2/7     the second of seven parts: one a day reads everything in a week
+  wtsnap check --read-data-within 30d     what it takes so that runs like this one read everything within 30 days
+  wtsnap check --read-data-within 30d --read-data-budget 20GiB`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "read-data", Usage: "read and verify all data"},
 			&cli.GenericFlag{Name: "read-data-subset", Value: newValue(parseSubset), Usage: "read and verify a `PART`: 5% or 2/7"},
+			spanFlag("read-data-within", "read and verify so much that runs like this one read everything within `LONG`, what waits longest first"),
+			&cli.GenericFlag{Name: "read-data-budget", Value: newValue(parseReadBudget), Usage: "with --read-data-within: read at most `SIZE` in this run"},
 		},
 		Action: a.action(a.check),
 	}
@@ -59,12 +66,23 @@ func (a *app) check(c *cli.Context) error {
 	if hasPart && c.Bool("read-data") {
 		return usagef("leave one of them out", "--read-data and --read-data-subset exclude each other")
 	}
+	within, hasWithin := get[snapshot.Span](c, "read-data-within")
+	budget, hasBudget := get[int64](c, "read-data-budget")
+	switch {
+	case hasWithin && (hasPart || c.Bool("read-data")):
+		return usagef("leave one of them out", "--read-data-within chooses what to read, and so does another flag")
+	case hasWithin && within.Duration() < time.Hour:
+		return usagef("--read-data-within 30d", "--read-data-within %s is too short: at least 1h", within)
+	case hasBudget && !hasWithin:
+		return usagef("--read-data-within 30d", "--read-data-budget goes with --read-data-within")
+	}
 	r, err := a.openRepo()
 	if err != nil {
 		return err
 	}
 	load := snapshot.TreeLoader(r)
-	o := repo.CheckOptions{References: snapshot.References(load), Paths: snapshot.LostPaths(load), ReadShare: part.share, Part: part.part, Parts: part.parts}
+	o := repo.CheckOptions{References: snapshot.References(load), Paths: snapshot.LostPaths(load), ReadShare: part.share, Part: part.part, Parts: part.parts,
+		Within: within.Duration(), ReadBudget: budget, Record: true}
 	if c.Bool("read-data") {
 		o.ReadShare = 1
 	}
@@ -81,18 +99,59 @@ func (a *app) check(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("checking the repository: %w", err)
 	}
-	doc := checkDoc{rep.Packs, rep.Blobs, rep.Snapshots, rep.PacksRead, rep.BytesRead, rep.Orphans, rep.Condemned,
+	doc := checkDoc{rep.Packs, rep.Blobs, rep.Snapshots, rep.PacksRead, rep.BytesRead, rep.Orphans, rep.Condemned, rep.Coverage,
 		append([]repo.Problem{}, rep.Problems...), a.requests(), time.Since(start).Seconds()}
 	a.result(doc, func(w io.Writer) { printCheck(w, doc, o) })
+	if err := rep.Unrecorded; err != nil && hasWithin {
+		return errors.Join(checkStatus(rep, nil), fmt.Errorf("%w; the next run reads the same again", err))
+	} else if err != nil {
+		a.note(fmt.Sprintf("%v: --read-data-within will not count it", err))
+	}
 	return checkStatus(rep, nil)
+}
+
+// parseReadBudget reads a size that the largest pack fits into.
+func parseReadBudget(s string) (int64, error) {
+	n, err := parseSize(s)
+	if err == nil && n < repo.MinReadBudget {
+		err = fmt.Errorf("%q is too small: a pack may have %s", s, size(repo.MinReadBudget))
+	}
+	return n, err
+}
+
+// printCoverage says how far the reading of all packs has come.
+func printCoverage(w io.Writer, c *repo.Coverage) {
+	long := func(seconds int64) string { return age(time.Duration(seconds) * time.Second) }
+	within := long(c.Within)
+	fmt.Fprintf(w, "%.3g%% of %s was read and found whole within %s", 100*c.Share(), size(c.All.Bytes), within)
+	if c.New.Packs > 0 {
+		fmt.Fprintf(w, "; %s is not due yet", size(c.New.Bytes))
+	}
+	if c.Overdue.Packs > 0 {
+		fmt.Fprintf(w, "; %s is overdue", size(c.Overdue.Bytes))
+	}
+	if !c.Full.IsZero() {
+		fmt.Fprintf(w, "; everything by %s", when(c.Full))
+	}
+	fmt.Fprintln(w)
+	if !c.Oldest.IsZero() {
+		fmt.Fprintf(w, "the oldest reading is of %s\n", when(c.Oldest))
+	}
+	if c.TooSmall {
+		fmt.Fprintf(w, "warning: with %s a run, one every %s, everything is read in %s, not in %s: it takes %s a run\n", size(c.Budget),
+			long(c.Interval), long(c.Takes), within, size(c.Needed))
+	}
 }
 
 func printCheck(w io.Writer, d checkDoc, o repo.CheckOptions) {
 	fmt.Fprintf(w, "checked %s, %s, %s", plural(d.Snapshots, "snapshot", "snapshots"), plural(d.Packs, "pack", "packs"), plural(d.Blobs, "blob", "blobs"))
-	if o.ReadShare > 0 || o.Parts > 0 {
+	if o.ReadShare > 0 || o.Parts > 0 || d.Coverage != nil {
 		fmt.Fprintf(w, "; read %s (%s)", plural(d.PacksRead, "pack", "packs"), size(d.BytesRead))
 	}
 	fmt.Fprintf(w, " in %s\n", took(seconds(d.Seconds)))
+	if d.Coverage != nil {
+		printCoverage(w, d.Coverage)
+	}
 	if d.Orphans.Packs > 0 {
 		fmt.Fprintf(w, "%s (%s) that no index lists: left by runs that ended early; wtsnap prune removes them\n",
 			plural(d.Orphans.Packs, "pack", "packs"), size(d.Orphans.Bytes))

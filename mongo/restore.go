@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/whole-tale/wtsnap/mongo/transform"
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/snapshot"
 )
@@ -28,8 +29,9 @@ const (
 // A Restorer brings dumps back into a running MongoDB. It is a snapshot.ForeignTarget; the zero value restores into
 // databases that have none of the collections.
 //
-// Order, per collection: drop, create with its options, documents in the order of the dump, indexes. Then come views, and
-// users and roles last, because they may end the connection's own rights. Several collections are restored at a time.
+// Order, per collection: drop, create with its options, documents in the order of the dump, indexes. Then come views and
+// updates, and users and roles last, because they may end the connection's own rights. Several collections are restored at
+// a time.
 //
 // A restore that ended early is continued by running it again. While it runs, a document in the target's collection
 // wtsnap.restores says which collections are done; it is removed at the end.
@@ -40,6 +42,8 @@ type Restorer struct {
 	Exclude   []Pattern
 	NoIndexes bool
 	NoUsers   bool // leave users and roles out
+	// Updates are made after everything else, in their order, to collections that are restored.
+	Updates   []transform.Statement
 	Options   ConnectOptions
 	Open      Opener // of the dump; nil = OpenDump
 	OnlyCheck bool   // look at the target, refuse what would be refused, and do nothing
@@ -89,7 +93,8 @@ type restore struct {
 	s       *Server
 	renames []rename
 	jobs    []*job
-	auth    []feed   // users, roles, and the version of their form
+	auth    []feed // users, roles, and the version of their form
+	updates []*update
 	journal *journal // nil where none could be written
 
 	mu  sync.Mutex // guards rep
@@ -126,6 +131,9 @@ func (rs *restore) run(ctx context.Context) error {
 	if err := rs.plan(ctx); err != nil {
 		return err
 	}
+	if err := rs.planUpdates(); err != nil {
+		return err
+	}
 	if err := rs.lookAtTarget(ctx); err != nil {
 		return err
 	}
@@ -148,6 +156,9 @@ func (rs *restore) run(ctx context.Context) error {
 		return err
 	}
 	if err := rs.views(ctx); err != nil {
+		return err
+	}
+	if err := rs.update(ctx); err != nil {
 		return err
 	}
 	if err := rs.users(ctx); err != nil {
@@ -263,6 +274,9 @@ func (rs *restore) report() *snapshot.RestoreReport {
 			Documents: snapshot.Documents{Inserted: j.inserted, Equal: j.equal, Differ: j.differ, Overwritten: j.overwritten, Failed: j.failed}})
 	}
 	rs.rep.Documents = docs
+	for _, u := range rs.updates {
+		rs.rep.Updates = append(rs.rep.Updates, u.RestoredUpdate)
+	}
 	if rs.rep.Errors == nil {
 		rs.rep.Errors = []snapshot.PathError{}
 	}

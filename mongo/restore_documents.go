@@ -181,6 +181,9 @@ func (rs *restore) restoreBatch(ctx context.Context, j *job, b *batch) error {
 				j.skipped += int64(len(doc))
 			default:
 				differing = append(differing, doc)
+				if rs.Mode == Overwrite || j.resumed {
+					rs.foresee(j, there, doc)
+				}
 			}
 		}
 		if err := rs.differing(ctx, j, differing); err != nil {
@@ -189,6 +192,9 @@ func (rs *restore) restoreBatch(ctx context.Context, j *job, b *batch) error {
 	}
 	if rs.o.DryRun {
 		j.inserted += int64(len(missing))
+		for _, doc := range missing {
+			rs.foresee(j, nil, doc)
+		}
 		return nil
 	}
 	if len(missing) == 0 {

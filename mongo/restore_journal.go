@@ -28,6 +28,8 @@ type journalEntry struct {
 	Snapshot    string         `bson:"snapshot"`
 	Started     time.Time      `bson:"started"`
 	Collections []journalState `bson:"collections"`
+	// Updating says that all documents are there: what differs from the dump since is what updates changed.
+	Updating bool `bson:"updating,omitempty"`
 }
 
 // journalState is a collection that was begun.
@@ -72,7 +74,7 @@ func (rs *restore) loadJournal(ctx context.Context) error {
 		if s == nil || !j.there {
 			continue
 		}
-		if s.Done && !j.isView() && s.Documents == j.count {
+		if s.Done && !j.isView() && (s.Documents == j.count || e.Updating) {
 			done++
 			j.done, j.equal = true, s.Documents
 			continue

@@ -116,6 +116,20 @@ type RestoredCollection struct {
 	Documents Documents `json:"documents"`
 }
 
+// A RestoredUpdate says what became of an update that was to be made after the documents.
+type RestoredUpdate struct {
+	Name      string `json:"name,omitempty"`
+	Namespace string `json:"namespace"`
+	Filter    string `json:"filter"` // as they are written, without the secrets that were filled in
+	Update    string `json:"update"`
+	Expected  string `json:"expected"` // how many documents
+	Matched   int64  `json:"matched"`  // that the filter means; in a dry run, would mean
+	Changed   int64  `json:"changed"`  // that were not as the update makes them
+	Inserted  int64  `json:"inserted"` // because there was none
+	Done      bool   `json:"done"`     // never in a dry run
+	Failed    bool   `json:"failed"`   // the number is not the expected one, or the server refused it
+}
+
 // A Lack says of how many entries something could not be restored for lack of privilege, or because the target cannot
 // hold it.
 type Lack struct {
@@ -140,12 +154,14 @@ type RestoreReport struct {
 	// Collections are those of a dump that were restored into a MongoDB, without views.
 	Collections []RestoredCollection `json:"collections,omitempty"`
 	Existing    int64                `json:"-"` // of them, how many were there and not empty before
-	Delete      *DeletePlan          `json:"delete,omitempty"`
-	Lacks       []Lack               `json:"lacks,omitempty"` // said once a kind, not once a file
-	Problems    int64                `json:"problems"`        // entries that are not, or not quite, what the snapshot holds
-	Damaged     int64                `json:"damaged"`         // those of them for which stored data are missing or damaged
-	Errors      []PathError          `json:"errors"`          // the first of the problems
-	Seconds     float64              `json:"seconds"`
+	// Updates are those that were made after the documents, in their order.
+	Updates  []RestoredUpdate `json:"updates,omitempty"`
+	Delete   *DeletePlan      `json:"delete,omitempty"`
+	Lacks    []Lack           `json:"lacks,omitempty"` // said once a kind, not once a file
+	Problems int64            `json:"problems"`        // entries that are not, or not quite, what the snapshot holds
+	Damaged  int64            `json:"damaged"`         // those of them for which stored data are missing or damaged
+	Errors   []PathError      `json:"errors"`          // the first of the problems
+	Seconds  float64          `json:"seconds"`
 }
 
 // maxRestoreErrors bounds the problems that a report lists; all are counted, and told to the monitor.

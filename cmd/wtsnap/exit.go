@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/whole-tale/wtsnap/mongo/ownership"
+	"github.com/whole-tale/wtsnap/mongo/query"
+	"github.com/whole-tale/wtsnap/mongo/transform"
 	"github.com/whole-tale/wtsnap/mongo/whole"
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/repo/storage"
@@ -109,7 +111,7 @@ func isUsage(err error) bool {
 	return is[*usageError](err) || is[*snapshot.SpecError](err) || is[*snapshot.BadPathError](err) || is[*snapshot.InstanceError](err) ||
 		is[*snapshot.AmbiguousError](err) || is[*snapshot.TimeError](err) || is[*snapshot.DurationError](err) ||
 		is[*snapshot.TagError](err) || is[*snapshot.TargetSpecError](err) || is[*snapshot.OwnerMapError](err) ||
-		is[*exclude.PatternError](err) || is[*ownership.MapError](err) || is[*whole.TargetError](err) || errors.Is(err, storage.ErrConfig)
+		is[*exclude.PatternError](err) || is[*ownership.MapError](err) || is[*transform.Error](err) || is[*query.Error](err) || is[*whole.TargetError](err) || errors.Is(err, storage.ErrConfig)
 }
 
 // interruption makes of an error that the user brought about one that says what was kept and what to do; others come back.
@@ -164,6 +166,16 @@ func restoreStatus(rep *snapshot.RestoreReport, err error) error {
 	if rep.Damaged > 0 {
 		return &statusError{exitDamage, text + "; for " + number(rep.Damaged) + " of them stored data are missing or damaged",
 			"wtsnap check --read-data names all that is damaged; an older snapshot may have these files whole", nil}
+	}
+	failed := int64(0)
+	for _, u := range rep.Updates {
+		if u.Failed {
+			failed++
+		}
+	}
+	if failed > 0 && failed == rep.Problems {
+		return &statusError{exitFailed, "restoring: the documents are as in the snapshot, but " + plural(failed, "update is", "updates are") + " not as expected",
+			"look at what is named above, correct the file of --transform or the documents, and run the same command again", nil}
 	}
 	if rep.Documents != nil {
 		return &statusError{exitFailed, text, "look at what is named above; what was restored stays, and --insert-missing adds what is missing", nil}

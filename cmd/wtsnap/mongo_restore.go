@@ -12,7 +12,7 @@ func (a *app) mongoTarget(c *cli.Context, o *snapshot.RestoreOptions) error {
 	if o.Target.Kind == snapshot.TargetMongodump {
 		o.Foreign = mongo.DumpTarget{}
 	}
-	return mongoURITarget(c, o)
+	return a.mongoURITarget(c, o)
 }
 
 // printDocuments prints what became of documents.

@@ -23,14 +23,15 @@ func mongoRestoreFlags() []cli.Flag {
 		&cli.StringFlag{Name: "mongo-password-file", Usage: "MongoDB: take the password of the user from `FILE`"},
 		&cli.BoolFlag{Name: "no-indexes", Usage: "MongoDB: make no indexes but that of _id"},
 		&cli.BoolFlag{Name: "no-users", Usage: "MongoDB: leave users and roles out"},
+		&cli.StringFlag{Name: "transform", Usage: "MongoDB: make the updates that `FILE` lists after the documents, such as those of a domain"},
 	}
 }
 
 // mongoRestoreOnly are the names of those flags.
-var mongoRestoreOnly = []string{"drop", "insert-missing", "overwrite", "ns-from", "ns-to", "no-indexes", "no-users", "ns-include", "ns-exclude"}
+var mongoRestoreOnly = []string{"drop", "insert-missing", "overwrite", "ns-from", "ns-to", "no-indexes", "no-users", "ns-include", "ns-exclude", "transform"}
 
 // mongoURITarget fills in what a restore into a running MongoDB needs.
-func mongoURITarget(c *cli.Context, o *snapshot.RestoreOptions) error {
+func (a *app) mongoURITarget(c *cli.Context, o *snapshot.RestoreOptions) error {
 	if o.Target.Kind != snapshot.TargetMongoDB {
 		for _, name := range mongoRestoreOnly {
 			if c.IsSet(name) {
@@ -44,13 +45,13 @@ func mongoURITarget(c *cli.Context, o *snapshot.RestoreOptions) error {
 			return usagef("leave --"+name+" out; --ns-include and --ns-exclude choose collections", "--%s is for files, and %s is a MongoDB", name, shown(o.Target.String()))
 		}
 	}
-	t, err := mongoRestorer(c)
+	t, err := a.mongoRestorer(c)
 	o.Foreign = t
 	return err
 }
 
 // mongoRestorer reads the flags that say how a MongoDB is restored.
-func mongoRestorer(c *cli.Context) (*mongo.Restorer, error) {
+func (a *app) mongoRestorer(c *cli.Context) (*mongo.Restorer, error) {
 	t := &mongo.Restorer{From: c.StringSlice("ns-from"), To: c.StringSlice("ns-to"), NoIndexes: c.Bool("no-indexes"), NoUsers: c.Bool("no-users")}
 	modes := 0
 	for name, mode := range map[string]mongo.RestoreMode{"drop": mongo.DropExisting, "insert-missing": mongo.InsertMissing, "overwrite": mongo.Overwrite} {
@@ -74,6 +75,11 @@ func mongoRestorer(c *cli.Context) (*mongo.Restorer, error) {
 	}
 	if t.Options.Password, err = mongoPassword(c); err != nil {
 		return nil, err
+	}
+	if file := c.String("transform"); file != "" {
+		if t.Updates, err = a.readTransform(file); err != nil {
+			return nil, err
+		}
 	}
 	return t, nil
 }
@@ -106,6 +112,9 @@ func printMongoRestore(w io.Writer, rep *snapshot.RestoreReport) {
 		}
 	}
 	row("documents", text(*rep.Documents))
+	for i := range rep.Updates {
+		row("update", updateText(&rep.Updates[i], rep.DryRun))
+	}
 	row("collections", number(len(rep.Collections)))
 	row("bytes", fmt.Sprintf("%s in all, %s written", size(rep.Bytes.Total), size(rep.Bytes.Written)))
 }

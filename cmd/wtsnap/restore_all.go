@@ -124,7 +124,7 @@ func (a *app) allOptions(c *cli.Context) (o whole.Options, spec snapshot.Spec, e
 	}
 	o.Base.Verify, o.Base.DryRun = c.Bool("verify") || !c.IsSet("verify"), false
 	o.Base.Monitor = &monitor{a: a}
-	t, err := mongoRestorer(c)
+	t, err := a.mongoRestorer(c)
 	if err != nil {
 		return o, spec, err
 	}

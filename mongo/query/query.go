@@ -26,6 +26,9 @@ type Error struct {
 
 func (e *Error) Error() string {
 	text := e.Text
+	if text == "" {
+		return e.Reason
+	}
 	if len(text) > 200 {
 		text = text[:200] + "..."
 	}
@@ -47,6 +50,9 @@ func Parse(text string) (*Query, error) {
 
 // ParseDocument makes a document of extended JSON. The error is an *Error.
 func ParseDocument(text string) (bson.Raw, error) {
+	if strings.TrimSpace(text) == "" {
+		return nil, &Error{Reason: "it is empty: write {\"FIELD\": VALUE}"}
+	}
 	// The driver's reader stops at the end of the document, and says little of mistakes.
 	var any json.RawMessage
 	if err := json.Unmarshal([]byte(text), &any); err != nil {

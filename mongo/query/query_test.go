@@ -114,7 +114,7 @@ func TestMatch(t *testing.T) {
 // TestRefuse: what cannot be evaluated is an error that names it.
 func TestRefuse(t *testing.T) {
 	for query, want := range map[string]string{
-		``:                                    "it is no JSON",
+		``:                                    "it is empty",
 		`[]`:                                  "it is no document",
 		`{a: 1}`:                              "names of fields and texts are in double quotes",
 		`{"a":1} x`:                           "it is no JSON at byte 9",

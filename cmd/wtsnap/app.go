@@ -173,7 +173,7 @@ func (a *app) newCLI() *cli.App {
 			a.initCommand(), a.backupCommand(), a.restoreCommand(),
 			a.snapshotsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.dumpCommand(), a.mountCommand(), a.webCommand(),
 			a.forgetCommand(), a.undeleteCommand(), a.pruneCommand(), a.checkCommand(), a.repairCommand(), a.statsCommand(),
-			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.mongoCommand(), a.runCommand(), a.daemonCommand(), a.installTimerCommand(), a.statusCommand(), a.drillCommand(), a.doctorCommand(), a.configCommand(), a.completionCommand(), a.versionCommand(),
+			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.kitCommand(), a.mongoCommand(), a.runCommand(), a.daemonCommand(), a.installTimerCommand(), a.statusCommand(), a.drillCommand(), a.doctorCommand(), a.configCommand(), a.completionCommand(), a.versionCommand(),
 		},
 	}
 	c.OnUsageError = onUsageError

@@ -69,7 +69,7 @@ func parseArgs(app *cli.App, args []string) (*commandLine, error) {
 	}
 	if len(p.path) > 0 {
 		p.out.command = p.path[len(p.path)-1]
-		if sub := p.out.command.Subcommands; len(sub) > 0 && !p.out.help {
+		if sub := p.out.command.Subcommands; len(sub) > 0 && p.out.command.Action == nil && !p.out.help {
 			return nil, usagef("wtsnap "+p.out.command.Name+" --help", "%s needs a command: %s", p.out.command.Name, commandNames(sub))
 		}
 	}

@@ -59,7 +59,7 @@ func (a *app) configCommand() *cli.Command {
 
 // readsConfig reports whether a command reads the configuration: those that help to write one must work with a bad one.
 func readsConfig(line *commandLine) bool {
-	return !slices.Contains([]string{"wtsnap config check", "wtsnap config example", "wtsnap config schema", "wtsnap completion", "wtsnap version"}, line.name)
+	return !slices.Contains([]string{"wtsnap config check", "wtsnap config example", "wtsnap config schema", "wtsnap completion", "wtsnap version", "wtsnap kit join"}, line.name)
 }
 
 func (a *app) configCheck(c *cli.Context) error {

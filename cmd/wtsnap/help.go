@@ -48,7 +48,7 @@ func (a *app) printHelp(line *commandLine) {
 		return
 	}
 	fmt.Fprintf(w, "%s: %s\n\nUsage: ", line.name, cmd.Usage)
-	if len(cmd.Subcommands) > 0 {
+	if len(cmd.Subcommands) > 0 && cmd.Action == nil {
 		fmt.Fprintf(w, "%s %s\n\n", line.name, strings.ReplaceAll(commandNames(cmd.Subcommands), ", ", "|"))
 		printCommands(w, cmd.Subcommands)
 		if cmd.Description != "" {
@@ -59,6 +59,10 @@ func (a *app) printHelp(line *commandLine) {
 	fmt.Fprintf(w, "%s\n", strings.TrimSpace(line.name+" "+cmd.ArgsUsage))
 	if cmd.Description != "" {
 		fmt.Fprintf(w, "\n%s\n", strings.TrimSpace(cmd.Description))
+	}
+	if len(cmd.Subcommands) > 0 {
+		fmt.Fprintf(w, "\nCommands, behind %s:\n", line.name)
+		printCommands(w, cmd.Subcommands)
 	}
 	if len(cmd.Flags) > 0 {
 		fmt.Fprint(w, "\nFlags:\n")

@@ -75,7 +75,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exitsCmd, "noise": noiseCmd, "oddnames": oddNamesCmd, "same": sameCmd, "damage": damageCmd, "replace": replaceCmd,
 			"server": serverCmd, "tmpfs": tmpfsCmd, "idof": idOfCmd, "weekday": weekdayCmd, "mongod": mongodCmd, "tool": toolCmd,
-			"wholetale": wholeTaleCmd,
+			"wholetale": wholeTaleCmd, "follow": followCmd,
 		},
 	})
 }

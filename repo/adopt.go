@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -75,25 +78,27 @@ func (s *Session) adopt(ctx context.Context) error {
 // that was not renewed for long. Leases of killed writers stay until a prune removes them, so it reads one after the other,
 // and no more than it takes.
 func (s *Session) othersDied(ctx context.Context) (bool, error) {
-	var infos []storage.Info
+	newest := map[string]int{} // counts, by id
 	err := s.r.st.List(ctx, leasesDir, func(i storage.Info) error {
-		if !strings.HasPrefix(i.Name, leasesDir+s.lease.ID) {
-			infos = append(infos, i)
+		id, count, _ := strings.Cut(path.Base(i.Name), "-")
+		if n, err := strconv.Atoi(count); err == nil && id != s.lease.ID {
+			newest[id] = max(newest[id], n)
 		}
 		return nil
 	})
 	if err != nil {
 		return false, fmt.Errorf("listing the leases: %w", err)
 	}
-	for _, i := range infos {
-		data, err := s.r.st.Get(ctx, i.Name, 0, -1, nil)
+	for _, id := range slices.Sorted(maps.Keys(newest)) {
+		name := leaseName(id, newest[id])
+		data, err := s.r.st.Get(ctx, name, 0, -1, nil)
 		if errors.Is(err, storage.ErrNotExist) {
 			continue // renewed or removed meanwhile: it lives
 		}
 		if err != nil {
 			return false, fmt.Errorf("reading a lease: %w", err)
 		}
-		content, err := s.r.keys.openObject(i.Name, data)
+		content, err := s.r.keys.openObject(name, data)
 		var l leaseRecord
 		if err != nil || strictJSON(content, &l) != nil || l.Kind != leaseWriter {
 			continue

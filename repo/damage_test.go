@@ -398,10 +398,43 @@ func TestWasteOnALostBase(t *testing.T) {
 	if rep := checkAll(t, tr.open(tr.mem)); len(rep.Problems) != 2 {
 		t.Errorf("two snapshots need what was given up: %+v", rep.Problems)
 	}
-	tr.backup(content{{edited}})
+	healed := tr.backup(content{{edited}})
 	forget(t, tr.open(tr.mem), first, second)
+	defer func() { // the copy that is whole stays
+		_, _, err := prune(t.Context(), tr.open(tr.mem), PruneOptions{})
+		must0(t, err)
+		mustHold(t, tr.open(tr.mem), healed, content{{edited}})
+	}()
 	if rep := checkAll(t, tr.open(tr.mem)); len(rep.Problems) != 0 {
 		t.Errorf("nothing needs the delta: %+v", rep.Problems)
+	}
+}
+
+// Where a blob lies in a pack that is gone and in another one, prune keeps the other one, whether or not anybody has given
+// the first one up.
+func TestPruneKeepsTheCopyThatIsThere(t *testing.T) {
+	tr := newRepo(t)
+	shared := words("shared")
+	a, b := tr.begin(tr.st), tr.begin(tr.st)
+	ref := a.commit(a.put(shared))
+	b.commit(b.put(shared))
+	a.close()
+	b.close()
+	packs := list(t, tr.mem, packsDir)
+	if len(packs) != 4 {
+		t.Fatalf("%d packs", len(packs))
+	}
+	tr.expect(DamageMissing)
+	for _, gone := range packs {
+		for _, how := range []string{"delete", "truncate"} {
+			m := tr.mem.Clone()
+			damageObject(t, m, gone, how)
+			_, _, err := prune(t.Context(), tr.open(m), PruneOptions{})
+			must0(t, err)
+			if err := holds(t.Context(), tr.open(m), ref, content{shared}); err != nil {
+				t.Errorf("%s %s: %v", how, gone, err)
+			}
+		}
 	}
 }
 

@@ -35,6 +35,10 @@ const (
 	// for it to go on; leaseDead is the age from which others take the lease for abandoned. The gap
 	// between the last two is for clocks that differ.
 	leaseRenew = 15 * time.Minute
+	// leaseList is how long a listing of the leases may take. A former object of a lease stays for longer than that once
+	// there is a newer one: a listing need not show what is stored while it goes on, nor what is removed meanwhile, and
+	// whoever sees neither would take the lease for none.
+	leaseList  = leaseRenew / 2
 	leaseAlive = 12 * time.Hour
 	leaseDead  = 48 * time.Hour
 	// A prune that was killed must not keep the next night's from its work.
@@ -69,15 +73,19 @@ func (l *leaseRecord) dead() bool {
 	return l.asOf.Sub(l.Renewed) > leaseDead
 }
 
+// leaseName is the name of one of a lease's objects.
+func leaseName(id string, count int) string { return fmt.Sprintf("%s%s-%d", leasesDir, id, count) }
+
 // lease is this process's own lease.
 type lease struct {
 	leaseRecord
 	r *Repository
 
 	mu     sync.Mutex
-	silent time.Time // when it was last renewed, by the monotonic clock
-	lost   error     // a *LeaseError once it was silent for too long; it stays so
-	names  []string  // of the objects that are or may be stored
+	silent time.Time   // when it was last renewed, by the monotonic clock
+	lost   error       // a *LeaseError once it was silent for too long; it stays so
+	names  []string    // of the objects that are or may be stored
+	since  []time.Time // for each of names but the last: when there was a newer one
 	stop   func()
 }
 
@@ -148,18 +156,20 @@ func (l *lease) renew(ctx context.Context, lists []condemnedList) error {
 	if err != nil {
 		return err
 	}
-	name := fmt.Sprintf("%s%s-%d", leasesDir, l.ID, next.Count)
-	old := l.names
-	l.names = append(slices.Clone(old), name)
+	name := leaseName(l.ID, next.Count)
+	l.names = append(l.names, name)
 	if err := l.r.writeObject(ctx, name, data); err != nil {
 		return fmt.Errorf("renewing the lease: %w", err)
 	}
 	l.leaseRecord, l.silent = next, now
-	for _, name := range old {
-		if l.r.st.Delete(ctx, name) != nil {
+	for len(l.since) < len(l.names)-1 {
+		l.since = append(l.since, time.Now())
+	}
+	for len(l.since) > 0 && time.Since(l.since[0]) > leaseList {
+		if l.r.st.Delete(ctx, l.names[0]) != nil {
 			return nil // the newest one counts; the next renewal or remove tries again
 		}
-		l.names = l.names[1:]
+		l.names, l.since = l.names[1:], l.since[1:]
 	}
 	return nil
 }
@@ -207,9 +217,12 @@ func (l *lease) checkLocked() error {
 }
 
 // silence is how long ago the lease was renewed. The caller holds mu, or has told nobody of the lease yet.
-func (l *lease) silence() time.Duration {
+func (l *lease) silence() time.Duration { return sinceAwake(l.silent) }
+
+// sinceAwake is how long ago t was, the time that this machine slept included.
+func sinceAwake(t time.Time) time.Duration {
 	// Round(0) drops the monotonic clock, which stands still while a machine sleeps.
-	return max(time.Since(l.silent), time.Now().Round(0).Sub(l.silent.Round(0)))
+	return max(time.Since(t), time.Now().Round(0).Sub(t.Round(0)))
 }
 
 // unsee makes the lease one that has seen no condemned list.
@@ -237,7 +250,7 @@ func (l *lease) remove(ctx context.Context) error {
 		if err := l.r.st.Delete(ctx, l.names[0]); err != nil {
 			return fmt.Errorf("removing the lease: %w", err)
 		}
-		l.names = l.names[1:]
+		l.names, l.since = l.names[1:], l.since[min(1, len(l.since)):]
 	}
 	return nil
 }
@@ -386,18 +399,25 @@ type damagedObject struct {
 func (r *Repository) readAll(ctx context.Context, dir string, want func(name string) bool) (objects []object, damaged []damagedObject, err error) {
 	for attempt := 0; ; attempt++ {
 		objects, damaged, err = r.readListed(ctx, dir, want)
-		if !errors.Is(err, storage.ErrNotExist) || attempt == 49 {
+		if !errors.Is(err, storage.ErrNotExist) && !errors.Is(err, errListedLong) || attempt == 49 {
 			return objects, damaged, err
 		}
 	}
 }
 
+// errListedLong says that leases may have been renewed twice while they were listed.
+var errListedLong = fmt.Errorf("the listing took longer than %s", leaseList)
+
 func (r *Repository) readListed(ctx context.Context, dir string, want func(name string) bool) (objects []object, damaged []damagedObject, err error) {
 	var infos []storage.Info
+	start := time.Now()
 	err = r.st.List(ctx, dir, func(i storage.Info) error {
 		infos = append(infos, i)
 		return nil
 	})
+	if err == nil && dir == leasesDir && sinceAwake(start) > leaseList {
+		err = errListedLong
+	}
 	if err != nil {
 		return nil, nil, err
 	}

@@ -8,34 +8,57 @@ import (
 	"github.com/whole-tale/wtsnap/index"
 )
 
-// marker collects the blobs that snapshots reach: one copy of each, in a pack that is not condemned if
-// there is one, and the bases of deltas. No chain of bases among the chosen copies comes back to itself:
-// two blobs may each have a copy that is a delta of the other. visit may be called concurrently.
+// marker collects the blobs that snapshots reach: one copy of each, and the bases of deltas. A copy that is condemned,
+// damaged or gone, or that rests on such a one, is taken where there is no other: a backup that found no good one may have
+// stored one beside it. No chain of bases among the chosen copies comes back to itself: two blobs may each have a copy
+// that is a delta of the other. visit may be called concurrently.
 type marker struct {
 	x       *index.Index
 	used    *index.Set[index.BlobRef]
 	end     index.BlobRef             // what the index gained since used was made is left alone
 	without map[index.PackID]bool     // packs that count as not there
 	keep    *index.Set[index.BlobRef] // but for these blobs in them; may be nil
+	poor    map[index.PackRef]bool    // packs that are condemned, damaged or gone
 
 	mu   sync.Mutex
-	gone error // the first blob that no pack holds
+	weak map[index.BlobRef]bool // those of used that are condemned, damaged or gone, or rest on such
+	gone error                  // the first blob that no pack holds
 }
 
 func newMarker(x *index.Index, without map[index.PackID]bool) *marker {
 	n := x.Len()
-	return &marker{x: x, used: index.NewSet[index.BlobRef](n), end: index.BlobRef(n), without: without}
+	m := &marker{x: x, used: index.NewSet[index.BlobRef](n), end: index.BlobRef(n), without: without,
+		poor: map[index.PackRef]bool{}, weak: map[index.BlobRef]bool{}}
+	for ref, info := range x.Packs() {
+		if info.Condemned {
+			m.poor[ref] = true
+		}
+	}
+	return m
+}
+
+// prefer makes the marker take copies in packs that are not there with their size, as a listing has them, only where there
+// are no others.
+func (m *marker) prefer(stored map[index.PackID]int64) {
+	for ref, info := range m.x.Packs() {
+		if size, ok := stored[info.ID]; !ok || size != info.Size {
+			m.poor[ref] = true
+		}
+	}
 }
 
 // visit reports whether the blob was not marked before.
 func (m *marker) visit(_ index.Kind, id chunk.ID) bool {
 	key := index.KeyOf(id)
-	if loc, ok := m.x.Lookup(key); ok && len(loc.Bases) == 0 && m.there(loc) {
+	if loc, ok := m.x.Lookup(key); ok && len(loc.Bases) == 0 && m.there(loc) && !m.poor[loc.Pack] {
 		return m.used.Add(loc.Ordinal)
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	first, ok := m.choose(key, nil)
+	first, ok := m.choose(key, nil, true)
+	if !ok {
+		first, ok = m.choose(key, nil, false)
+	}
 	if !ok && m.gone == nil {
 		m.gone = &DamageError{Kind: DamageBlobGone, Object: "blob " + key.String(), Detail: "no pack of the index holds it, or not all that it is a delta of"}
 	}
@@ -46,11 +69,12 @@ func (m *marker) there(loc index.Location) bool {
 	return loc.Ordinal < m.end && (!m.without[loc.PackID] || m.keep != nil && m.keep.Has(loc.Ordinal))
 }
 
-// choose marks a copy of the blob and copies of its bases. chain holds the deltas that rest on it.
-func (m *marker) choose(key index.Key, chain []index.Key) (first, ok bool) {
+// choose marks a copy of the blob and copies of its bases, of good ones alone where that is asked for. chain holds the
+// deltas that rest on it.
+func (m *marker) choose(key index.Key, chain []index.Key, good bool) (first, ok bool) {
 	copies := m.x.Lookups(key)
 	for _, loc := range copies {
-		if m.used.Has(loc.Ordinal) {
+		if m.used.Has(loc.Ordinal) && !(good && m.weak[loc.Ordinal]) {
 			return false, true
 		}
 	}
@@ -59,14 +83,19 @@ func (m *marker) choose(key index.Key, chain []index.Key) (first, ok bool) {
 	}
 	chain = append(chain, key)
 	for _, loc := range copies {
-		whole := m.there(loc)
+		whole := m.there(loc) && !(good && m.poor[loc.Pack])
 		for _, base := range loc.Bases {
 			if !whole {
 				break
 			}
-			_, whole = m.choose(base, chain)
+			_, whole = m.choose(base, chain, good)
 		}
 		if whole {
+			if !good {
+				m.weak[loc.Ordinal] = true
+			} else {
+				delete(m.weak, loc.Ordinal)
+			}
 			return m.used.Add(loc.Ordinal), true
 		}
 	}

@@ -69,6 +69,7 @@ type PrunePlan struct {
 	start   time.Time // before the leases were read
 	lease   *lease
 	index   *index.Index
+	stored  map[index.PackID]int64    // sizes of packs that are there
 	used    *index.Set[index.BlobRef] // one copy of each blob
 	keep    []index.PackID
 	repack  []index.PackRef
@@ -165,12 +166,23 @@ func (p *PrunePlan) mark(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	p.stored = map[index.PackID]int64{}
+	err = p.r.st.List(ctx, packsDir, func(i storage.Info) error {
+		if id, err := index.ParsePackID(path.Base(i.Name)); err == nil {
+			p.stored[id] = i.Size
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("listing packs: %w", err)
+	}
 	if err := p.r.LoadIndex(ctx); err != nil {
 		return err
 	}
 	p.index = p.r.Index()
 	p.Snapshots = len(refs)
 	m := newMarker(p.index, nil)
+	m.prefer(p.stored)
 	p.used, p.end = m.used, m.end
 	return p.r.eachManifest(ctx, refs, func(ref SnapshotRef, data []byte, err error) error {
 		if errors.Is(err, storage.ErrNotExist) {
@@ -192,17 +204,8 @@ func (p *PrunePlan) mark(ctx context.Context) error {
 
 // choose decides for each pack.
 func (p *PrunePlan) choose(ctx context.Context, leases []leaseRecord, lists []condemnedList) error {
-	stored := map[index.PackID]int64{}
-	err := p.r.st.List(ctx, packsDir, func(i storage.Info) error {
-		if id, err := index.ParsePackID(path.Base(i.Name)); err == nil {
-			stored[id] = i.Size
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("listing packs: %w", err)
-	}
-	condemned := p.chooseLists(leases, lists, stored)
+	condemned := p.chooseLists(leases, lists, p.stored)
+	stored := p.stored // what is not listed is left in it
 
 	type candidate struct {
 		ref          index.PackRef

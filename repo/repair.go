@@ -67,8 +67,12 @@ func (r *Repository) RepairIndex(ctx context.Context, dryRun bool) (rep *IndexRe
 		return rep, err // a prune may have removed some of them
 	}
 	if len(packs) > 0 {
-		if _, err := r.writeSegment(ctx, packs); err != nil {
+		id, err := r.writeSegment(ctx, packs)
+		if err != nil {
 			return rep, err
+		}
+		if err := l.check(); err != nil { // the machine slept before it: backups would rely on what is gone
+			return rep, errors.Join(err, r.cached.Delete(context.WithoutCancel(ctx), segmentName(id)))
 		}
 	}
 	for _, name := range rep.Damaged {

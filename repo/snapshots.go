@@ -148,8 +148,8 @@ func (r *Repository) putSnapshot(ctx context.Context, p Payload) (SnapshotRef, e
 }
 
 // move copies a manifest as it is to another name and then removes the first one. A move that was done
-// before is no error.
-func (r *Repository) move(ctx context.Context, from, to string) error {
+// before is no error. Where sure fails, the copy is taken back.
+func (r *Repository) move(ctx context.Context, from, to string, sure func() error) error {
 	data, err := r.cached.Get(ctx, from, 0, -1, nil)
 	if errors.Is(err, storage.ErrNotExist) {
 		if _, serr := r.st.Stat(ctx, to); serr == nil {
@@ -164,6 +164,9 @@ func (r *Repository) move(ctx context.Context, from, to string) error {
 	}
 	if _, err := r.cached.Put(ctx, to, data); err != nil {
 		return fmt.Errorf("storing %s: %w", to, err)
+	}
+	if err := sure(); err != nil {
+		return errors.Join(err, r.cached.Delete(context.WithoutCancel(ctx), to))
 	}
 	if err := r.cached.Delete(ctx, from); err != nil {
 		return fmt.Errorf("removing %s: %w", from, err)
@@ -189,7 +192,7 @@ func (r *Repository) eachManifest(ctx context.Context, refs []SnapshotRef, fn fu
 // Forget takes snapshots out of the list. Until a prune sweeps their data, Undelete brings them back.
 func (r *Repository) Forget(ctx context.Context, refs []SnapshotRef) error {
 	for _, ref := range refs {
-		if err := r.move(ctx, ref.name(), ref.forgottenName()); err != nil {
+		if err := r.move(ctx, ref.name(), ref.forgottenName(), func() error { return nil }); err != nil {
 			return err
 		}
 	}
@@ -211,7 +214,8 @@ func (r *Repository) Undelete(ctx context.Context, refs []SnapshotRef) (err erro
 		if err := l.check(); err != nil {
 			return err
 		}
-		if err := r.move(ctx, ref.forgottenName(), ref.name()); errors.Is(err, storage.ErrNotExist) {
+		// A machine that slept between the check and the copy may have slept through a sweep.
+		if err := r.move(ctx, ref.forgottenName(), ref.name(), l.check); errors.Is(err, storage.ErrNotExist) {
 			return fmt.Errorf("%s: %w", ref.ID.Short(), ErrSwept)
 		} else if err != nil {
 			return err

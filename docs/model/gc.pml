@@ -344,11 +344,12 @@ proctype Prune(byte i) {
 	d_step { acted = marked; m = 0 }
 #endif
 	if :: live != 0 -> goto leave :: else fi; /* another prune that lives ends this one */
-	/* the snapshots, then the index, then what the snapshots need */
+	/* the snapshots, the packs, the index, then what the snapshots need */
 	if
 	CRASH
 	:: mine = (snaps != 0)
 	fi;
+	there = stored;
 	atomic { known = ALLSEGS; condemned = ONLISTS(marked) }
 	atomic {
 		if
@@ -359,7 +360,7 @@ proctype Prune(byte i) {
 		fi;
 		mine = 0; l = 0
 	}
-	/* the packs that are there; what lists that can be acted on name, but for what is needed again; any of these lists' time may have come */
+	/* what lists that can be acted on name, but for what is needed again; the time of any of these lists may have come */
 	atomic {
 		condemned = condemned & ~use;
 		do
@@ -373,8 +374,8 @@ proctype Prune(byte i) {
 			acted = acted & (BIT(shield) - 1);
 #endif
 			sweep = ONLISTS(acted) & ~use;
-			there = (known & ~condemned & ~use);
-			if :: !writing -> there = there | (stored & ~known & ~condemned) :: else fi; /* orphans */
+			/* what is to be condemned: what nothing needs, and what no segment lists */
+			there = (known & ~condemned & ~use) | (writing -> 0 : there & ~known & ~condemned);
 			known = known & ~sweep;
 			condemned = 0; marked = 0; writing = 0
 		}

@@ -85,14 +85,14 @@ func (w *PatchWriter) Verify(src, base []byte) bool {
 	w.check = Patch{ops: w.ops[w.lastOps:], literals: w.literals[w.lastLiterals:], blobs: w.check.blobs[:0]}
 	var b Rope
 	b.Append(base)
-	if w.check.parse(size) != nil || w.check.Apply(&w.checked, 0, &b) != nil || w.checked.Len() != len(src) {
+	if _, err := w.check.parse(size); err != nil || w.check.Apply(&w.checked, 0, &b) != nil || w.checked.Len() != len(src) {
 		return false
 	}
-	for _, p := range w.checked.parts {
-		if !bytes.Equal(p, src[:len(p)]) {
+	for _, p := range w.checked.pieces {
+		if !bytes.Equal(w.checked.bytesOf(p), src[:p.n]) {
 			return false
 		}
-		src = src[len(p):]
+		src = src[p.n:]
 	}
 	w.checked.Reset()
 	return true
@@ -160,10 +160,9 @@ func (c *Codec) DecodePatch(src []byte, sizes []uint32) (*Patch, error) {
 		return bad("instructions", err)
 	}
 	literals := src[stored:]
-	if err := p.parse(sizes); err != nil {
+	if n, err = p.parse(sizes); err != nil {
 		return nil, err
 	}
-	n = p.literalBytes()
 	enc = Zstd
 	if len(literals) >= n {
 		enc = Raw
@@ -174,20 +173,10 @@ func (c *Codec) DecodePatch(src []byte, sizes []uint32) (*Patch, error) {
 	return p, nil
 }
 
-// literalBytes returns how many literals the instructions take.
-func (p *Patch) literalBytes() int {
-	n := 0
-	for i := range p.blobs {
-		for it := p.instructions(i); it.next(); {
-			n += it.literals
-		}
-	}
-	return n
-}
-
-// parse finds where each blob begins, and checks all that can be checked without literals and bases.
-func (p *Patch) parse(sizes []uint32) error {
-	at, literals := 0, 0
+// parse finds where each blob begins, and checks all that can be checked without literals and bases. It returns how many
+// literals the instructions take.
+func (p *Patch) parse(sizes []uint32) (literals int, err error) {
+	at := 0
 	for _, size := range sizes {
 		p.blobs = append(p.blobs, patchBlob{uint32(at), uint32(literals), size})
 		it := p.instructions(len(p.blobs) - 1)
@@ -195,14 +184,14 @@ func (p *Patch) parse(sizes []uint32) error {
 			literals += it.literals
 		}
 		if it.bad {
-			return fmt.Errorf("decode patch: instruction %d of blob %d: %w", it.count, len(p.blobs), ErrCorrupt)
+			return 0, fmt.Errorf("decode patch: instruction %d of blob %d: %w", it.count, len(p.blobs), ErrCorrupt)
 		}
 		at += it.pos
 	}
 	if at != len(p.ops) {
-		return fmt.Errorf("decode patch: %d bytes of instructions left over: %w", len(p.ops)-at, ErrCorrupt)
+		return 0, fmt.Errorf("decode patch: %d bytes of instructions left over: %w", len(p.ops)-at, ErrCorrupt)
 	}
-	return nil
+	return literals, nil
 }
 
 // instructions walks the instructions of a blob.
@@ -275,20 +264,31 @@ func shortUvarint(p []byte) (v uint64, n int) {
 // maxShift bounds how far a copy begins from where the last one would have gone on, in zigzag form.
 const maxShift = 1<<31 - 1
 
-// minPart is how short, in bytes, the pieces of a rope may be on average before they are copied together: following a piece
+// minPiece is how short, in bytes, the pieces of a rope may be on average before they are copied together: following a piece
 // then costs as much as copying it.
-const minPart = 48
+const minPiece = 48
 
 // Apply makes dst the text of the patch's blob i, of pieces of its base and of the patch. Both must stay as they are for as
-// long as dst is used. An error, in whose chain is ErrCorrupt, says that the blob does not rest on that base.
+// long as dst is used, which becomes a rope of the base's texts. An error, in whose chain is ErrCorrupt, says that the blob
+// does not rest on that base.
 func (p *Patch) Apply(dst *Rope, i int, base *Rope) error {
+	if base.texts == nil {
+		base.texts = &Texts{}
+	}
 	dst.Reset()
-	literals := p.literals[p.blobs[i].literals:]
+	dst.texts = base.texts
+	text, at := uint32(0), p.blobs[i].literals
+	if len(p.literals) > 0 {
+		text = dst.texts.add(p.literals)
+	}
 	c := ropeCursor{r: base}
 	it := p.instructions(i)
 	for it.next() {
-		dst.Append(literals[:it.literals])
-		literals = literals[it.literals:]
+		if n := uint32(it.literals); n > 0 {
+			dst.pieces = append(dst.pieces, piece{text, at, n})
+			dst.size += it.literals
+			at += n
+		}
 		if it.n > 0 {
 			if it.n > base.size-it.from {
 				return fmt.Errorf("patch: copy of %d bytes at %d of a base of %d: %w", it.n, it.from, base.size, ErrCorrupt)
@@ -296,7 +296,7 @@ func (p *Patch) Apply(dst *Rope, i int, base *Rope) error {
 			c.copyTo(dst, it.from, it.n)
 		}
 	}
-	if len(dst.parts) > 64+dst.size/minPart {
+	if len(dst.pieces) > 64+dst.size/minPiece {
 		flat := dst.AppendTo(make([]byte, 0, dst.size))
 		dst.Reset()
 		dst.Append(flat)

@@ -1,39 +1,74 @@
 package chunk
 
-// Rope is a text made of pieces of other texts, which it refers to and does not copy. The zero value is empty. It is for
-// one goroutine; whoever changes the bytes that it was made of changes it too.
-type Rope struct {
-	parts [][]byte // none is empty
-	size  int
+// Texts are the byte strings that the pieces of ropes lie in. The zero value is empty. It is for one goroutine, with the
+// ropes of it; whoever changes the bytes changes the ropes too.
+type Texts struct{ all [][]byte }
+
+// NewRope returns an empty rope of the texts. Ropes of the same texts are put together without looking at each piece.
+func (t *Texts) NewRope() *Rope { return &Rope{texts: t} }
+
+// Reset forgets the texts. No rope of them may be used any more.
+func (t *Texts) Reset() {
+	clear(t.all)
+	t.all = t.all[:0]
 }
+
+func (t *Texts) add(p []byte) uint32 {
+	t.all = append(t.all, p)
+	return uint32(len(t.all) - 1)
+}
+
+// Rope is a text made of pieces of other texts, which it refers to and does not copy. The zero value is empty. It is for
+// one goroutine.
+type Rope struct {
+	texts  *Texts  // nil: none yet
+	pieces []piece // none is empty
+	size   int
+}
+
+// piece is n bytes of a text, from at on. Ropes of deltas have thousands, which each delta of a chain copies: hence no
+// pointers.
+type piece struct{ text, at, n uint32 }
+
+func (r *Rope) bytesOf(p piece) []byte { return r.texts.all[p.text][p.at : p.at+p.n] }
 
 // Len returns the length in bytes.
 func (r *Rope) Len() int { return r.size }
 
 // Reset empties the rope and keeps its memory.
-func (r *Rope) Reset() {
-	clear(r.parts)
-	r.parts, r.size = r.parts[:0], 0
-}
+func (r *Rope) Reset() { r.pieces, r.size = r.pieces[:0], 0 }
 
 // Append adds p to the end. It keeps p.
 func (r *Rope) Append(p []byte) {
-	if len(p) > 0 {
-		r.parts = append(r.parts, p)
-		r.size += len(p)
+	if len(p) == 0 {
+		return
 	}
+	if r.texts == nil {
+		r.texts = &Texts{}
+	}
+	r.pieces = append(r.pieces, piece{r.texts.add(p), 0, uint32(len(p))})
+	r.size += len(p)
 }
 
 // AppendRope adds the text of o to the end.
 func (r *Rope) AppendRope(o *Rope) {
-	r.parts = append(r.parts, o.parts...)
+	if r.texts == nil {
+		r.texts = o.texts
+	}
+	if r.texts != o.texts {
+		for _, p := range o.pieces {
+			r.Append(o.bytesOf(p))
+		}
+		return
+	}
+	r.pieces = append(r.pieces, o.pieces...)
 	r.size += o.size
 }
 
 // AppendTo appends the text to dst.
 func (r *Rope) AppendTo(dst []byte) []byte {
-	for _, p := range r.parts {
-		dst = append(dst, p...)
+	for _, p := range r.pieces {
+		dst = append(dst, r.bytesOf(p)...)
 	}
 	return dst
 }
@@ -41,53 +76,41 @@ func (r *Rope) AppendTo(dst []byte) []byte {
 // Bytes returns the text: the memory that it was made of, if that is one piece, and else a copy that it puts into scratch.
 // The bytes must not be changed.
 func (r *Rope) Bytes(scratch *[]byte) []byte {
-	if len(r.parts) == 1 {
-		return r.parts[0]
+	if len(r.pieces) == 1 {
+		return r.bytesOf(r.pieces[0])
 	}
 	*scratch = r.AppendTo((*scratch)[:0])
 	return *scratch
 }
 
-// ropeCursor is a place in a rope: the text begins at start with part i. Places are mostly asked for in their order, so
+// ropeCursor is a place in a rope: the text begins at start with piece i. Places are mostly asked for in their order, so
 // that walking from the last one beats searching.
 type ropeCursor struct {
 	r        *Rope
 	i, start int
 }
 
-// copyTo appends n bytes from offset off to dst. The range must be within the rope.
+// copyTo appends n > 0 bytes from offset off to dst, a rope of the same texts. The range must be within the rope.
 func (c *ropeCursor) copyTo(dst *Rope, off, n int) {
-	parts := c.r.parts
-	for off < c.start {
-		c.i--
-		c.start -= len(parts[c.i])
+	pieces := c.r.pieces
+	i, start := c.i, c.start
+	for off < start {
+		i--
+		start -= int(pieces[i].n)
 	}
-	for off >= c.start+len(parts[c.i]) {
-		c.start += len(parts[c.i])
-		c.i++
+	for off >= start+int(pieces[i].n) {
+		start += int(pieces[i].n)
+		i++
 	}
+	first, skip := i, off-start
+	for end := off + n; start+int(pieces[i].n) < end; i++ {
+		start += int(pieces[i].n)
+	}
+	c.i, c.start = i, start
+	at := len(dst.pieces)
+	dst.pieces = append(dst.pieces, pieces[first:i+1]...)
 	dst.size += n
-	if first := parts[c.i][off-c.start:]; len(first) >= n {
-		dst.parts = append(dst.parts, first[:n])
-		return
-	} else {
-		dst.parts = append(dst.parts, first)
-		n -= len(first)
-	}
-	c.start += len(parts[c.i])
-	c.i++
-	from := c.i
-	for n > 0 && len(parts[c.i]) <= n {
-		n -= len(parts[c.i])
-		c.start += len(parts[c.i])
-		c.i++
-	}
-	dst.parts = append(dst.parts, parts[from:c.i]...)
-	if n > 0 {
-		dst.parts = append(dst.parts, parts[c.i][:n])
-	}
-	if c.i == len(parts) { // the cursor stays on a part
-		c.i--
-		c.start -= len(parts[c.i])
-	}
+	dst.pieces[len(dst.pieces)-1].n = uint32(off + n - start)
+	dst.pieces[at].at += uint32(skip)
+	dst.pieces[at].n -= uint32(skip)
 }

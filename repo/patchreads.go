@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/whole-tale/wtsnap/chunk"
@@ -17,8 +18,9 @@ const (
 	patchGap = 16 << 10
 )
 
-// patchReads fetches the patches that the units of a batch need. What one night changed lies in few packs, in small frames,
-// of which each unit needs a few: neighbours are fetched together, and wait for the units that need them.
+// patchReads fetches what several units of a batch need. That is patches: what one night changed lies in few packs, in small
+// frames, of which each unit needs a few; neighbours are fetched together, and wait for the units that need them. And it is
+// the frames of whole blobs that deltas of another unit rest on, too: whoever needs one first fetches it for all.
 type patchReads struct {
 	b     *batch
 	limit uint32 // bytes of a range
@@ -29,13 +31,15 @@ type patchReads struct {
 	held   int
 }
 
-// patchNeed is a patch that units are going to ask for.
+// patchNeed is a frame that units are going to ask for.
 type patchNeed struct {
 	frame  index.FrameRef
 	pack   index.PackRef
 	offset uint32
 	length uint32
-	units  int // that have not asked yet
+	patch  bool
+	by     []int // the units, while they are counted
+	units  int   // that have not asked yet
 	fetch  *patchFetch
 	sealed []byte
 }
@@ -46,51 +50,133 @@ type patchFetch struct {
 	err  error
 }
 
-// newPatchReads finds out which units need which patches.
+// newPatchReads finds out which units need which frames: all those that are patches, and of the others those that more than
+// one unit needs.
 func newPatchReads(b *batch, wants []want) *patchReads {
 	p := &patchReads{b: b, needed: map[index.FrameRef]*patchNeed{}}
 	seen := map[index.BlobRef]int{} // by the last unit, from 1
-	counted := map[index.FrameRef]int{}
-	packs := map[index.PackRef]bool{}
 	unit := 0
 	var visit func(loc index.Location, depth int)
 	visit = func(loc index.Location, depth int) {
-		if len(loc.Bases) == 0 || depth > maxDepth || seen[loc.Ordinal] == unit {
+		if depth > maxDepth || seen[loc.Ordinal] == unit {
 			return
 		}
 		seen[loc.Ordinal] = unit
-		if loc.Encoding == chunk.Patched && counted[loc.Frame] != unit {
-			counted[loc.Frame] = unit
-			n := p.needed[loc.Frame]
-			if n == nil {
-				n = &patchNeed{frame: loc.Frame, pack: loc.Pack, offset: loc.Offset, length: loc.Length}
-				p.needed[loc.Frame] = n
-				packs[loc.Pack] = true
-			}
-			n.units++
+		n := p.needed[loc.Frame]
+		if n == nil {
+			n = &patchNeed{frame: loc.Frame, pack: loc.Pack, offset: loc.Offset, length: loc.Length, patch: loc.Encoding == chunk.Patched}
+			p.needed[loc.Frame] = n
 		}
+		n.neededBy(unit)
 		for _, key := range loc.Bases {
 			if base, ok := b.x.Lookup(key); ok {
 				visit(base, depth+1)
 			}
 		}
 	}
-	for len(wants) > 0 {
-		n := b.span(wants)
+	b.units(wants, func(part []want) {
 		unit++
-		for _, w := range wants[:n] {
+		for _, w := range part {
 			if w.blob != w.root {
 				_, loc := b.x.At(w.blob)
 				visit(loc, 0)
 			}
 		}
-		wants = wants[n:]
+	})
+	if len(p.needed) > 0 {
+		p.countWhole(wants)
 	}
-	p.limit = uint32(min(max(patchHeld/max(len(packs), 1), minPatchRange), maxPatchRange))
+	p.trim()
 	return p
 }
 
-// get returns a sealed patch to a unit that needs it. Each unit asks once.
+// countWhole counts the units that want whole blobs for what they are.
+func (p *patchReads) countWhole(wants []want) {
+	unit := 0
+	p.b.units(wants, func(part []want) {
+		unit++
+		for _, w := range part {
+			if w.blob != w.root {
+				continue
+			}
+			if _, loc := p.b.x.At(w.blob); p.needed[loc.Frame] != nil {
+				p.needed[loc.Frame].neededBy(unit)
+			}
+		}
+	})
+}
+
+// trim forgets the frames that one unit alone needs, but for patches.
+func (p *patchReads) trim() {
+	packs := map[index.PackRef]bool{}
+	for ref, n := range p.needed {
+		switch n.units = len(n.by); {
+		case n.patch:
+			packs[n.pack] = true
+		case n.units < 2:
+			delete(p.needed, ref)
+		}
+		n.by = nil
+	}
+	p.limit = uint32(min(max(patchHeld/max(len(packs), 1), minPatchRange), maxPatchRange))
+}
+
+func (n *patchNeed) neededBy(unit int) {
+	if !slices.Contains(n.by, unit) {
+		n.by = append(n.by, unit)
+	}
+}
+
+// claim reports whether a unit is to fetch a frame that is no patch itself. If others need it too, they wait until it is
+// delivered.
+func (p *patchReads) claim(f *unitFrame, going *patchFetch) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := p.needed[f.ref]
+	if n == nil {
+		return true
+	}
+	if n.sealed != nil || n.fetch != nil {
+		return false
+	}
+	n.fetch = going
+	return true
+}
+
+// deliver says that a unit has fetched the frames that it claimed, or tried to.
+func (p *patchReads) deliver(frames []*unitFrame, going *patchFetch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	defer close(going.done)
+	for _, f := range frames {
+		n := p.needed[f.ref]
+		if n == nil || n.fetch != going {
+			continue
+		}
+		n.fetch = nil
+		if n.units--; n.units > 0 && f.sealed != nil {
+			p.hold(n, slices.Clone(f.sealed))
+		}
+	}
+	p.evict()
+}
+
+// hold keeps a frame for the units that still need it. p.mu is held.
+func (p *patchReads) hold(n *patchNeed, sealed []byte) {
+	n.sealed = sealed
+	p.queue = append(p.queue, n.frame)
+	p.held += len(sealed)
+}
+
+// evict makes room: what it drops is fetched again if need be. p.mu is held.
+func (p *patchReads) evict() {
+	for p.held > patchHeld && len(p.queue) > 0 {
+		p.drop(p.needed[p.queue[0]])
+		p.queue = p.queue[1:]
+	}
+}
+
+// get returns a sealed frame to a unit that needs it. Each unit asks once.
 func (p *patchReads) get(ctx context.Context, f *unitFrame) ([]byte, error) {
 	for {
 		p.mu.Lock()
@@ -141,9 +227,7 @@ func (p *patchReads) get(ctx context.Context, f *unitFrame) ([]byte, error) {
 	for _, n := range list {
 		n.fetch = nil
 		if err == nil {
-			n.sealed = data[n.offset-start:][:n.length:n.length]
-			p.queue = append(p.queue, n.frame)
-			p.held += int(n.length)
+			p.hold(n, data[n.offset-start:][:n.length:n.length])
 		}
 	}
 	if err != nil {
@@ -153,10 +237,7 @@ func (p *patchReads) get(ctx context.Context, f *unitFrame) ([]byte, error) {
 	if wanted.units--; wanted.units <= 0 {
 		p.drop(wanted)
 	}
-	for p.held > patchHeld && len(p.queue) > 0 { // it is fetched again if need be
-		p.drop(p.needed[p.queue[0]])
-		p.queue = p.queue[1:]
-	}
+	p.evict()
 	return sealed, nil
 }
 
@@ -167,7 +248,7 @@ func (p *patchReads) drop(n *patchNeed) {
 	}
 }
 
-// around returns a patch and those behind it in its pack that are needed too, as far as one request goes.
+// around returns a frame and those behind it in its pack that are needed too, as far as one request goes.
 func (p *patchReads) around(first *patchNeed) (list []*patchNeed, length uint32) {
 	list, length = []*patchNeed{first}, first.length
 	for ref := first.frame + 1; ; ref++ {

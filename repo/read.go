@@ -15,6 +15,9 @@ const (
 	maxRange = 4 << 20
 	// maxGap is how many bytes that nobody asked for are fetched to save a request.
 	maxGap = 128 << 10
+	// unitGap is the same where many ranges are read at a time, so that another request takes little of a line's time:
+	// less than most whole chunks take, of which those that have newer versions are not wanted any more.
+	unitGap = 32 << 10
 	// maxDepth bounds the chain of delta bases that a reader follows. Writers make chains of writeDepth to twice that.
 	maxDepth   = 64
 	writeDepth = 31

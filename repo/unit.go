@@ -87,13 +87,21 @@ func (b *batch) read(ctx context.Context, wants []want) error {
 	b.patches = newPatchReads(b, wants)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(b.o.Workers)
-	for len(wants) > 0 && gctx.Err() == nil {
-		n := b.span(wants)
-		part := wants[:n]
-		wants = wants[n:]
-		g.Go(func() error { return b.readUnit(gctx, part) })
-	}
+	b.units(wants, func(part []want) {
+		if gctx.Err() == nil {
+			g.Go(func() error { return b.readUnit(gctx, part) })
+		}
+	})
 	return g.Wait()
+}
+
+// units calls fn for the wants of each unit.
+func (b *batch) units(wants []want, fn func(part []want)) {
+	for len(wants) > 0 {
+		n := b.span(wants)
+		fn(wants[:n])
+		wants = wants[n:]
+	}
 }
 
 // rootOf follows a chain of first bases to its end.
@@ -195,7 +203,8 @@ type unitScratch struct {
 	raw   []byte
 	flat  []byte
 	frame frameScratch
-	ropes []*chunk.Rope // free ones
+	ropes []*chunk.Rope // free ones, of texts
+	texts chunk.Texts
 	arena arena
 }
 
@@ -261,18 +270,12 @@ type fetchRange struct {
 	length int
 }
 
-// ranges groups the frames, but for patches, that one request each can fetch.
-func (u *unit) ranges() (ranges []fetchRange, total int) {
-	var whole []*unitFrame
-	for _, f := range u.order {
-		if f.Encoding != chunk.Patched {
-			whole = append(whole, f)
-		}
-	}
-	for frames := whole; len(frames) > 0; {
+// ranges groups frames that one request each can fetch.
+func ranges(frames []*unitFrame) (ranges []fetchRange, total int) {
+	for len(frames) > 0 {
 		first := frames[0]
 		n, end := 1, first.Offset+first.Length
-		for n < len(frames) && frames[n].pack == first.pack && frames[n].Offset <= end+maxGap &&
+		for n < len(frames) && frames[n].pack == first.pack && frames[n].Offset <= end+unitGap &&
 			frames[n].Offset+frames[n].Length-first.Offset <= 2*maxRange {
 			end = frames[n].Offset + frames[n].Length
 			n++
@@ -287,10 +290,21 @@ func (u *unit) ranges() (ranges []fetchRange, total int) {
 // fetch reads the sealed frames. What can't be read is noted in the frames.
 func (u *unit) fetch(ctx context.Context) error {
 	slices.SortFunc(u.order, func(a, b *unitFrame) int { return cmp.Compare(a.first, b.first) })
+	going := &patchFetch{done: make(chan struct{})}
+	var own, others []*unitFrame // to be fetched here, and to be had from who fetches them for several units
 	for _, f := range u.order {
-		if f.Encoding != chunk.Patched {
-			continue
+		if f.Encoding != chunk.Patched && u.b.patches.claim(f, going) {
+			own = append(own, f)
+		} else {
+			others = append(others, f)
 		}
+	}
+	err := u.fetchOwn(ctx, own)
+	u.b.patches.deliver(own, going) // before it waits for others, so that no two wait for each other
+	if err != nil {
+		return err
+	}
+	for _, f := range others {
 		sealed, err := u.b.patches.get(ctx, f)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -299,7 +313,12 @@ func (u *unit) fetch(ctx context.Context) error {
 			f.err = packError(f.packID, err)
 		}
 	}
-	ranges, total := u.ranges()
+	return nil
+}
+
+// fetchOwn reads the frames that no other unit fetches, by few requests.
+func (u *unit) fetchOwn(ctx context.Context, frames []*unitFrame) error {
+	ranges, total := ranges(frames)
 	raw := slices.Grow(u.s.raw[:0], total)[:total]
 	u.s.raw = raw
 	for _, r := range ranges {
@@ -446,7 +465,7 @@ func (u *unit) newRope() *chunk.Rope {
 		u.s.ropes = u.s.ropes[:n-1]
 		return r
 	}
-	return &chunk.Rope{}
+	return u.s.texts.NewRope()
 }
 
 func (u *unit) free(r *chunk.Rope) {
@@ -462,6 +481,7 @@ func (b *batch) readUnit(ctx context.Context, wants []want) error {
 	}
 	defer b.scratch.Put(s)
 	s.arena.reset()
+	defer s.texts.Reset()
 	u := &unit{b: b, s: s, blobs: map[index.BlobRef]*unitBlob{}, frames: map[index.FrameRef]*unitFrame{}}
 	for _, w := range wants {
 		u.need(w.blob, 0)

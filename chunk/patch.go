@@ -74,9 +74,9 @@ func (w *PatchWriter) Anchor() (src, base int) {
 // Used returns the part of its base that the blob added last has copies of; where it has none, from is not below to.
 func (w *PatchWriter) Used() (from, to int) { return w.from, w.to }
 
-// Undo takes back the last Add.
-func (w *PatchWriter) Undo() {
-	w.ops, w.literals, w.sizes = w.ops[:w.lastOps], w.literals[:w.lastLiterals], w.sizes[:len(w.sizes)-1]
+// Join appends the blobs of o.
+func (w *PatchWriter) Join(o *PatchWriter) {
+	w.ops, w.literals, w.sizes = append(w.ops, o.ops...), append(w.literals, o.literals...), append(w.sizes, o.sizes...)
 }
 
 // Verify reports whether the blob that was added last is src, given base again.
@@ -264,10 +264,6 @@ func shortUvarint(p []byte) (v uint64, n int) {
 // maxShift bounds how far a copy begins from where the last one would have gone on, in zigzag form.
 const maxShift = 1<<31 - 1
 
-// minPiece is how short, in bytes, the pieces of a rope may be on average before they are copied together: following a piece
-// then costs as much as copying it.
-const minPiece = 48
-
 // Apply makes dst the text of the patch's blob i, of pieces of its base and of the patch. Both must stay as they are for as
 // long as dst is used, which becomes a rope of the base's texts. An error, in whose chain is ErrCorrupt, says that the blob
 // does not rest on that base.
@@ -276,7 +272,7 @@ func (p *Patch) Apply(dst *Rope, i int, base *Rope) error {
 		base.texts = &Texts{}
 	}
 	dst.Reset()
-	dst.texts = base.texts
+	dst.texts, dst.open = base.texts, base.open
 	text, at := uint32(0), p.blobs[i].literals
 	if len(p.literals) > 0 {
 		text = dst.texts.add(p.literals)
@@ -296,11 +292,7 @@ func (p *Patch) Apply(dst *Rope, i int, base *Rope) error {
 			c.copyTo(dst, it.from, it.n)
 		}
 	}
-	if len(dst.pieces) > 64+dst.size/minPiece {
-		flat := dst.AppendTo(make([]byte, 0, dst.size))
-		dst.Reset()
-		dst.Append(flat)
-	}
+	dst.settle()
 	return nil
 }
 

@@ -66,7 +66,7 @@ func TestPatchRoundTrip(t *testing.T) {
 		if len(old) > 10_000 {
 			all = edits(old)
 		}
-		var w chunk.PatchWriter
+		var w, one, joined chunk.PatchWriter
 		var sizes []uint32
 		var want [][]byte
 		for name, new := range all {
@@ -84,11 +84,15 @@ func TestPatchRoundTrip(t *testing.T) {
 				}
 			}
 			sizes, want = append(sizes, uint32(len(new))), append(want, new)
-			w.Add([]byte("taken back"), old)
-			w.Undo()
+			one.Reset()
+			one.Add(new, old)
+			joined.Join(&one)
 		}
 		eachLevel(func(l chunk.Level, c *chunk.Codec) {
 			stored, ok := c.EncodePatch([]byte("front"), &w)
+			if one, _ := c.EncodePatch([]byte("front"), &joined); !bytes.Equal(one, stored) {
+				t.Errorf("%v: joined one by one, it is another patch", l)
+			}
 			if !ok || !bytes.HasPrefix(stored, []byte("front")) {
 				t.Fatalf("%v: encoded to %q, %v", l, stored[:5], ok)
 			}
@@ -348,4 +352,60 @@ func FuzzPatchRoundTrip(f *testing.F) {
 			t.Errorf("%x from %x", src, base)
 		}
 	})
+}
+
+// Patches put together before their base is known make what they make one after the other.
+func TestPatchesOnUnknown(t *testing.T) {
+	old, _ := documents(3, 100_000, 10)
+	codec := chunk.NewCodec(chunk.LevelDefault)
+	var patches []*chunk.Patch
+	sizes := []int{len(old)}
+	text := old
+	for i := range 6 {
+		next := slices.Clone(text)
+		copy(next[7000*i:], noise(uint64(i), 100))
+		next = slices.Insert(next, 5000*i, noise(uint64(i+10), 50)...)
+		next = slices.Delete(next, 9000*i, 9000*i+300)
+		var w chunk.PatchWriter
+		w.Add(next, text)
+		stored, _ := codec.EncodePatch(nil, &w)
+		p, err := codec.DecodePatch(stored, []uint32{uint32(len(next))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		patches, sizes, text = append(patches, p), append(sizes, len(next)), next
+	}
+	var texts chunk.Texts
+	var compose func(from, to int) *chunk.Rope
+	compose = func(from, to int) *chunk.Rope {
+		r := texts.NewRope()
+		mid := (from + to) / 2
+		var err error
+		if mid == from {
+			base := texts.NewRope()
+			base.SetUnknown(sizes[from])
+			err = patches[from].Apply(r, 0, base)
+		} else {
+			err = compose(mid, to).On(r, compose(from, mid))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	base, got := texts.NewRope(), texts.NewRope()
+	base.Append(old[:50_000])
+	base.Append(old[50_000:])
+	all := compose(0, len(patches))
+	if err := all.On(got, base); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Bytes(new([]byte)), text) {
+		t.Error("patches that were put together make something else than one after the other")
+	}
+	short := texts.NewRope()
+	short.Append(old[:1000])
+	if err := all.On(got, short); !errors.Is(err, chunk.ErrCorrupt) {
+		t.Errorf("on a base that is too short: %v", err)
+	}
 }

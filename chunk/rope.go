@@ -1,5 +1,10 @@
 package chunk
 
+import (
+	"fmt"
+	"slices"
+)
+
 // Texts are the byte strings that the pieces of ropes lie in. The zero value is empty. It is for one goroutine, with the
 // ropes of it; whoever changes the bytes changes the ropes too.
 type Texts struct{ all [][]byte }
@@ -20,10 +25,14 @@ func (t *Texts) add(p []byte) uint32 {
 
 // Rope is a text made of pieces of other texts, which it refers to and does not copy. The zero value is empty. It is for
 // one goroutine.
+//
+// A chain of patches is followed upwards from its base, or put together two by two and its base put in last: that takes as
+// many steps as there are pieces times the logarithm of the chain's length, instead of times the length.
 type Rope struct {
 	texts  *Texts  // nil: none yet
 	pieces []piece // none is empty
 	size   int
+	open   bool // it has unknown bytes
 }
 
 // piece is n bytes of a text, from at on. Ropes of deltas have thousands, which each delta of a chain copies: hence no
@@ -32,11 +41,74 @@ type piece struct{ text, at, n uint32 }
 
 func (r *Rope) bytesOf(p piece) []byte { return r.texts.all[p.text][p.at : p.at+p.n] }
 
+// unknown is the text that On puts in later.
+const unknown = 1<<32 - 1
+
+// SetUnknown makes the rope n bytes that are not known yet. What patches make of it, On makes known.
+func (r *Rope) SetUnknown(n int) {
+	r.pieces, r.size, r.open = append(r.pieces[:0], piece{unknown, 0, uint32(n)}), n, true
+}
+
+// On makes dst what r is when the unknown bytes that it rests on are base, a rope of the same texts.
+func (r *Rope) On(dst *Rope, base *Rope) error {
+	out := slices.Grow(dst.pieces[:0], len(r.pieces)+len(base.pieces)) // mostly all there will be
+	below := base.pieces
+	i, start := 0, uint32(0) // the piece of the base where the last one ended, as in ropeCursor, whose work this is in one loop
+	for _, p := range r.pieces {
+		if p.text != unknown {
+			out = append(out, p)
+			continue
+		}
+		end := p.at + p.n
+		if int(end) > base.size {
+			return fmt.Errorf("patch: a base of %d bytes where there should be more: %w", base.size, ErrCorrupt)
+		}
+		for p.at < start {
+			i--
+			start -= below[i].n
+		}
+		for p.at >= start+below[i].n {
+			start += below[i].n
+			i++
+		}
+		q := below[i]
+		skip := p.at - start
+		q.at += skip
+		q.n -= skip
+		for start+below[i].n < end {
+			out = append(out, q)
+			start += below[i].n
+			i++
+			q = below[i]
+			skip = 0
+		}
+		q.n = end - start - skip
+		out = append(out, q)
+	}
+	dst.pieces, dst.size, dst.texts, dst.open = out, r.size, r.texts, base.open
+	dst.settle()
+	return nil
+}
+
+// settle copies the text together if its pieces are so short that following them costs more.
+func (r *Rope) settle() {
+	if r.open || len(r.pieces) <= 64+r.size/minPiece {
+		return
+	}
+	flat := r.AppendTo(make([]byte, 0, r.size))
+	r.Reset()
+	r.Append(flat)
+}
+
+// minPiece is how short, in bytes, the pieces of a rope may be on average before they are copied together: following a piece
+// then costs as much as copying it.
+const minPiece = 48
+
 // Len returns the length in bytes.
 func (r *Rope) Len() int { return r.size }
 
 // Reset empties the rope and keeps its memory.
-func (r *Rope) Reset() { r.pieces, r.size = r.pieces[:0], 0 }
+func (r *Rope) Reset() { r.pieces, r.size, r.open = r.pieces[:0], 0, false }
 
 // Append adds p to the end. It keeps p.
 func (r *Rope) Append(p []byte) {

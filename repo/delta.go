@@ -3,7 +3,6 @@ package repo
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 
@@ -21,30 +20,10 @@ const (
 	maxBase = 4 << 20
 	// deltaTries is how many deltas in a row may not pay before only one in as many is tried.
 	deltaTries = 16
-	// patchBytes is the size of a patch frame's instructions and literals, in bytes, at which it is closed. A reader of
-	// one blob fetches and opens all of it.
-	patchBytes = 128 << 10
 	// deltaDecode says what decoding a delta of zstd costs a reader over following a patch: as much as reading one more
 	// stored byte for each so many bytes of plaintext.
 	deltaDecode = 64
 )
-
-// patchFrame is the frame of patches that a writer has begun.
-type patchFrame struct {
-	writer chunk.PatchWriter
-	blobs  []index.Blob
-	bases  [][]index.Key
-	most   int    // bases of a blob
-	size   int    // bytes of plaintext
-	window window // where their whole blobs lie
-	keep   bool   // it is worth a place in the local cache
-}
-
-// takes reports whether there is room for one more blob.
-func (f *patchFrame) takes(size int, b *deltaBases) bool {
-	return len(f.blobs) == 0 || f.window == b.window && f.size+size <= index.MaxFrameSize &&
-		(len(f.blobs)+1)*max(f.most, len(b.keys)) <= index.MaxBases
-}
 
 // putDelta stores data as a delta against the bases. It reports false where that does not pay, where the bases can't be
 // had, and where a reader would have to read too much.
@@ -60,49 +39,36 @@ func (w *Writer) putDelta(ctx context.Context, p *part, blob index.Blob, data []
 			return false, nil
 		}
 	}
-	b := w.findBases(ctx, blob.Key, ids)
+	b := w.findBases(ctx, ids)
 	if len(b.keys) == 0 {
 		return false, nil
 	}
-	f := &p.patch
-	if !f.takes(len(data), b) {
-		if err := w.closePatch(ctx, p); err != nil {
-			return false, err
-		}
-	}
 	w.misses++
-	encoding, stored := w.encodeDelta(&f.writer, data, b)
+	encoding, stored := w.encodeDelta(data, b)
 	if encoding == chunk.Raw {
 		return false, nil
 	}
 	if slices.ContainsFunc(b.keys, func(key index.Key) bool { return !w.s.useKey(key) }) { // condemned since
-		if encoding == chunk.Patched {
-			f.writer.Undo()
-		}
 		return false, nil
 	}
 	w.misses, w.skipped = 0, 0
 	w.s.stats.delta.Add(1)
 	if encoding == chunk.ZstdDelta {
-		return true, w.addEncoded(ctx, p, index.Frame{Encoding: encoding, Bases: b.keys, Blobs: []index.Blob{blob}}, stored, h.Keep)
+		return true, w.addEncoded(ctx, p.shelf, index.Frame{Encoding: encoding, Bases: b.keys, Blobs: []index.Blob{blob}}, stored, h.Keep)
 	}
-	src, base := f.writer.Anchor()
-	w.ended = b.ending(src, base, len(data))
-	f.blobs, f.bases, f.keep = append(f.blobs, blob), append(f.bases, b.keys), f.keep || h.Keep
-	f.most, f.size, f.window = max(f.most, len(b.keys)), f.size+len(data), b.window
-	if f.writer.Size() >= patchBytes {
-		return true, w.closePatch(ctx, p)
-	}
-	return true, nil
+	src, base := w.patch.Anchor()
+	w.ended = b.ending(len(data)-src, base)
+	return true, p.patches.add(ctx, w, &w.patch, blob, b, h.Keep)
 }
 
-// encodeDelta adds data to the patch, or returns it as a delta of zstd where that is much smaller: where data and base
-// differ every few bytes. Where neither pays it returns Raw. What it returns or adds was decoded again.
-func (w *Writer) encodeDelta(patch *chunk.PatchWriter, data []byte, b *deltaBases) (encoding chunk.Encoding, stored []byte) {
-	codec := w.s.codec
+// encodeDelta makes data a patch, in w.patch, or returns it as a delta of zstd where that is much smaller: where data and
+// base differ every few bytes. Where neither pays it returns Raw. What it returns or makes was decoded again.
+func (w *Writer) encodeDelta(data []byte, b *deltaBases) (encoding chunk.Encoding, stored []byte) {
+	codec, patch := w.s.codec, &w.patch
+	patch.Reset()
 	ops, literals := patch.Add(data, b.plain)
 	if b.trim(patch.Used()) {
-		patch.Undo()
+		patch.Reset()
 		ops, literals = patch.Add(data, b.plain)
 	}
 	base := b.plain
@@ -119,11 +85,9 @@ func (w *Writer) encodeDelta(patch *chunk.PatchWriter, data []byte, b *deltaBase
 		}
 		w.check, _ = codec.Encode(w.check[:0], data)
 		if whole := len(w.check); cost+frameCost > whole-whole/8 {
-			patch.Undo()
 			return chunk.Raw, nil
 		}
 		if ok {
-			patch.Undo()
 			var err error
 			if w.check, err = codec.Decode(w.check[:0], w.stored, chunk.ZstdDelta, base, len(data)); err != nil || !bytes.Equal(w.check, data) {
 				return chunk.Raw, nil
@@ -132,38 +96,9 @@ func (w *Writer) encodeDelta(patch *chunk.PatchWriter, data []byte, b *deltaBase
 		}
 	}
 	if !patch.Verify(data, base) {
-		patch.Undo()
 		return chunk.Raw, nil
 	}
 	return chunk.Patched, nil
-}
-
-// closePatch stores the patch frame that is filling.
-func (w *Writer) closePatch(ctx context.Context, p *part) error {
-	f := &p.patch
-	if len(f.blobs) == 0 {
-		return nil
-	}
-	frame := index.Frame{Encoding: chunk.Patched, Blobs: slices.Clone(f.blobs)}
-	for _, keys := range f.bases { // equally many each: the last one is repeated
-		frame.Bases = append(frame.Bases, keys...)
-		for range f.most - len(keys) {
-			frame.Bases = append(frame.Bases, keys[len(keys)-1])
-		}
-	}
-	err := w.addPatch(ctx, p, frame, &f.writer)
-	f.writer.Reset()
-	f.blobs, f.bases, f.most, f.size, f.keep = f.blobs[:0], f.bases[:0], 0, 0, false
-	return err
-}
-
-// addPatch stores a frame of patches.
-func (w *Writer) addPatch(ctx context.Context, p *part, frame index.Frame, patch *chunk.PatchWriter) error {
-	stored, ok := w.s.codec.EncodePatch(w.stored[:0], patch)
-	if w.stored = stored; !ok {
-		return fmt.Errorf("verifying compressed data before it is stored: a patch does not decode to what it was; this points to faulty memory")
-	}
-	return w.addEncoded(ctx, p, frame, stored, p.patch.keep)
 }
 
 // deltaBases are the bases of a delta.
@@ -172,7 +107,7 @@ type deltaBases struct {
 	ids    []chunk.ID
 	ends   []int  // in plain
 	plain  []byte // end to end
-	window window // where the first one's whole blob lies
+	region region // where the first one's whole blob lies
 }
 
 // trim drops the bases of which nothing was used, in front and behind, and reports whether there were any.
@@ -206,11 +141,12 @@ type ending struct {
 	ok   bool
 }
 
-// ending concludes from the longest run of bytes that a blob and its bases have in common.
-func (b *deltaBases) ending(src, base, size int) ending {
+// ending concludes from the longest run of bytes that a blob and its bases have in common: so many bytes before the blob's
+// end it ends, at base.
+func (b *deltaBases) ending(left, base int) ending {
 	for i, end := range b.ends {
 		if base <= end {
-			return ending{b.ids[i], end - base - (size - src), base > 0 && index.KeyOf(b.ids[i]) == b.keys[i]}
+			return ending{b.ids[i], end - base - left, base > 0 && index.KeyOf(b.ids[i]) == b.keys[i]}
 		}
 	}
 	return ending{}
@@ -225,7 +161,7 @@ func (w *Writer) Ended() (base chunk.ID, rest int, ok bool) {
 }
 
 // findBases reads those of the blobs that can be bases.
-func (w *Writer) findBases(ctx context.Context, own index.Key, ids []chunk.ID) *deltaBases {
+func (w *Writer) findBases(ctx context.Context, ids []chunk.ID) *deltaBases {
 	b := &deltaBases{plain: w.base[:0]}
 	for _, id := range ids {
 		loc, ok := w.s.index.Lookup(index.KeyOf(id))
@@ -233,10 +169,11 @@ func (w *Writer) findBases(ctx context.Context, own index.Key, ids []chunk.ID) *
 			continue
 		}
 		c := w.s.chain(loc)
-		if c.long(own) {
+		deep := w.s.depth(index.KeyOf(id)) >= regionOf(c.root).depth(c.root.PackID)
+		switch {
+		case w.s.ends.long(&c, deep):
 			return &deltaBases{} // a whole blob, for restores to be as fast as they were
-		}
-		if w.s.depth(index.KeyOf(id)) >= chainLimit(own) {
+		case deep:
 			loc = c.root
 		}
 		key, _ := w.s.index.At(loc.Ordinal)
@@ -251,7 +188,7 @@ func (w *Writer) findBases(ctx context.Context, own index.Key, ids []chunk.ID) *
 		b.plain = plain
 		b.ids, b.ends = append(b.ids, id), append(b.ends, len(plain))
 		if b.keys = append(b.keys, key); len(b.keys) == 1 {
-			b.window = windowOf(c.root)
+			b.region = regionOf(c.root)
 		}
 	}
 	w.base = b.plain
@@ -321,16 +258,3 @@ func (s *Session) depthOf(key index.Key) uint8 {
 func share(loc index.Location) int64 {
 	return int64(loc.Length) * (int64(loc.Size) + 1) / (int64(loc.FrameSize) + 1)
 }
-
-// long reports whether the chain costs a restore so much that it should end: whether reading the blob takes about one and
-// a half times the bytes that it would have if it were whole, and compressed like its root. The limit differs from blob to
-// blob, so that it does not come for all in the same night.
-func (c chain) long(own index.Key) bool {
-	root := share(c.root)
-	whole := max(root, root*c.size/int64(c.root.Size+1))
-	return root+c.bytes > whole*int64(1024+384+int(own[1]))/1024
-}
-
-// chainLimit is how many deltas may lie between a blob and a whole one. Beyond it a delta is made against
-// the whole one, which costs as much as all the nights since. It differs from blob to blob too.
-func chainLimit(own index.Key) int { return writeDepth + int(own[0])%(writeDepth+1) }

@@ -58,7 +58,8 @@ type SessionStats struct {
 // concurrently; each Writer belongs to one goroutine.
 //
 // Memory: up to openPacks packs of data and one of trees (16 MiB each), one for each upload on its way,
-// and per writer a frame of each kind, with its compressed form and what it decompresses to.
+// per writer a frame of each kind, with its compressed form and what it decompresses to, and up to
+// openPatches frames of patches of each kind (patchBytes each).
 type Session struct {
 	r       *Repository
 	o       SessionOptions
@@ -69,6 +70,7 @@ type Session struct {
 	used    usedSet
 	sound   soundSet
 	depths  depthMemo
+	ends    chainEnds
 	ctx     context.Context // of the uploads: they go on when the caller is interrupted, until Close
 	cancel  context.CancelFunc
 	slots   *uploads
@@ -76,6 +78,7 @@ type Session struct {
 	buffers sync.Pool
 	data    shelf
 	trees   shelf
+	patches [2]patchShelf // of data, of trees
 
 	mu          sync.Mutex
 	writers     []*Writer
@@ -111,6 +114,7 @@ func newSession(ctx context.Context, r *Repository, o SessionOptions, l *lease) 
 		slots: newUploads(o.Uploads), ahead: semaphore.NewWeighted(readsAhead)}
 	s.data = shelf{s: s, kind: index.Data, max: openPacks}
 	s.trees = shelf{s: s, kind: index.Tree, max: 1}
+	s.patches[0].shelf, s.patches[1].shelf = &s.data, &s.trees
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return s
 }
@@ -356,6 +360,12 @@ func (s *Session) flush(ctx context.Context) error {
 	s.mu.Unlock()
 	for _, w := range writers {
 		if err := w.drain(ctx); err != nil {
+			return s.fail(err)
+		}
+	}
+	closing := &Writer{s: s}
+	for i := range s.patches {
+		if err := s.patches[i].closeAll(ctx, closing); err != nil {
 			return s.fail(err)
 		}
 	}

@@ -131,12 +131,14 @@ func (b *batch) bad(i int32, err error) error {
 }
 
 // span returns how many of the sorted wants make a unit: those whose whole blobs lie near each other, in the same of the
-// windows that a pack is divided into. Writers make no patch that reaches from one window into the next, so that each is
-// read by one unit.
+// windows that a pack is divided into; where there are deltas, in the same region. Writers make no frame of patches that
+// reaches from one region into the next, so that each is read by one unit.
 func (b *batch) span(wants []want) int {
 	_, first := b.x.At(wants[0].root)
 	end := first.Offset + first.Length
+	deltas := false
 	for n := 1; n < len(wants); n++ {
+		deltas = deltas || wants[n-1].blob != wants[n-1].root
 		if wants[n].root == wants[n-1].root {
 			continue
 		}
@@ -144,7 +146,7 @@ func (b *batch) span(wants []want) int {
 		if loc.Frame == first.Frame {
 			continue
 		}
-		if windowOf(loc) != windowOf(first) || loc.Offset > end+maxGap {
+		if windowOf(loc) != windowOf(first) || loc.Offset > end+maxGap || deltas && regionOf(loc) != regionOf(first) {
 			return n
 		}
 		end = loc.Offset + loc.Length
@@ -361,6 +363,7 @@ func (u *unit) text(blob *unitBlob) (*chunk.Rope, error) {
 	return blob.text, blob.err
 }
 
+// resolve makes text the blob's.
 func (u *unit) resolve(blob *unitBlob, text *chunk.Rope) error {
 	f := blob.frame
 	if f.err == nil && !f.opened {
@@ -373,15 +376,78 @@ func (u *unit) resolve(blob *unitBlob, text *chunk.Rope) error {
 		text.Append(f.plain[blob.pos : blob.pos+blob.size])
 		return nil
 	}
-	base, err := u.base(blob)
-	if err != nil {
-		return err
+	links := u.links(blob)
+	last := links[len(links)-1]
+	base, err := u.base(last)
+	if err == nil {
+		err = u.applyAll(links, text, base)
 	}
+	for _, b := range links[1:] {
+		b.busy = false
+		u.leave(b)
+	}
+	if err == nil {
+		u.done(last, base)
+	}
+	return err
+}
+
+// links returns a patched blob and those below it, each the only base of the one before, that are patches too and that nobody
+// else needs: their texts need not be made. They are busy then, but for the first, which is already.
+func (u *unit) links(blob *unitBlob) []*unitBlob {
+	links := []*unitBlob{blob}
+	for len(blob.bases) == 1 {
+		next := blob.bases[0]
+		f := next.frame
+		if next.users != 1 || next.text != nil || next.err != nil || next.busy || f.Encoding != chunk.Patched || f.err != nil {
+			break
+		}
+		if !f.opened {
+			f.err = u.open(f, next)
+		}
+		if f.err != nil {
+			break // as u.base finds
+		}
+		next.busy = true
+		links, blob = append(links, next), next
+	}
+	return links
+}
+
+// apply makes text that of a patched blob whose bases' text is base.
+func (u *unit) apply(blob *unitBlob, text, base *chunk.Rope) error {
+	f := blob.frame
 	if err := f.patch.Apply(text, int(blob.ref-f.first), base); err != nil {
 		return frameDamage(DamageDecode, f.packID, &f.Frame, err)
 	}
-	u.done(blob, base)
 	return nil
+}
+
+// applyAll makes text that of the first of a chain's links. The text of the last one's bases is base; nil: it is not known
+// yet.
+func (u *unit) applyAll(links []*unitBlob, text, base *chunk.Rope) error {
+	if len(links) == 1 {
+		if base == nil {
+			size := 0
+			for _, b := range links[0].bases {
+				size += int(b.size)
+			}
+			base = u.newRope()
+			defer u.free(base)
+			base.SetUnknown(size)
+		}
+		return u.apply(links[0], text, base)
+	}
+	upper, lower := u.newRope(), u.newRope()
+	defer u.free(upper)
+	defer u.free(lower)
+	if err := u.applyAll(links[:len(links)/2], upper, nil); err != nil {
+		return err
+	}
+	if err := u.applyAll(links[len(links)/2:], lower, base); err != nil {
+		return err
+	}
+	return upper.On(text, lower)
 }
 
 // open decodes a frame.

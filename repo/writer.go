@@ -13,8 +13,8 @@ import (
 // Writer returns a writer for one goroutine.
 func (s *Session) Writer() *Writer {
 	w := &Writer{s: s}
-	w.parts[0] = part{shelf: &s.data, frameBytes: dataFrame}
-	w.parts[1] = part{shelf: &s.trees, frameBytes: treeFrame}
+	w.parts[0] = part{shelf: &s.data, patches: &s.patches[0], frameBytes: dataFrame}
+	w.parts[1] = part{shelf: &s.trees, patches: &s.patches[1], frameBytes: treeFrame}
 	s.mu.Lock()
 	s.writers = append(s.writers, w)
 	s.mu.Unlock()
@@ -24,25 +24,26 @@ func (s *Session) Writer() *Writer {
 // Writer adds blobs to the repository: it hashes, compresses and seals them in the caller's goroutine.
 type Writer struct {
 	s               *Session
-	mu              sync.Mutex // held during Put; Session.flush takes it
-	parts           [2]part    // data, tree
-	stored          []byte     // scratch: the encoded frame
-	check           []byte     // scratch: the frame decoded again
-	base            []byte     // scratch: the bases of a delta
-	misses, skipped int        // deltas since the last one that paid: those that were tried, and not
-	ended           ending     // of the blob that was put last
-	sealed          []byte     // scratch: the sealed frame
-	ad              []byte     // scratch: what it is bound to
+	mu              sync.Mutex        // held during Put; Session.flush takes it
+	parts           [2]part           // data, tree
+	stored          []byte            // scratch: the encoded frame
+	check           []byte            // scratch: the frame decoded again
+	base            []byte            // scratch: the bases of a delta
+	patch           chunk.PatchWriter // scratch: the delta
+	misses, skipped int               // deltas since the last one that paid: those that were tried, and not
+	ended           ending            // of the blob that was put last
+	sealed          []byte            // scratch: the sealed frame
+	ad              []byte            // scratch: what it is bound to
 }
 
 // part is the frame of one kind that a writer has begun.
 type part struct {
 	shelf      *shelf
+	patches    *patchShelf
 	frameBytes int
 	plain      []byte
 	blobs      []index.Blob
 	keep       bool // the frame is worth a place in the local cache
-	patch      patchFrame
 }
 
 // A Hint tells what is known of a blob before it is put.
@@ -137,20 +138,20 @@ func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plai
 				"this points to faulty memory", err)
 		}
 	}
-	return w.addEncoded(ctx, p, index.Frame{Encoding: encoding, Blobs: blobs}, stored, keep)
+	return w.addEncoded(ctx, p.shelf, index.Frame{Encoding: encoding, Blobs: blobs}, stored, keep)
 }
 
 // addEncoded seals stored, the encoded plaintext of f's blobs, and adds it to a pack, and to the local cache
 // if it is to be kept.
-func (w *Writer) addEncoded(ctx context.Context, p *part, f index.Frame, stored []byte, keep bool) (err error) {
-	w.ad = frameAD(w.ad[:0], p.shelf.kind, &f)
+func (w *Writer) addEncoded(ctx context.Context, shelf *shelf, f index.Frame, stored []byte, keep bool) (err error) {
+	w.ad = frameAD(w.ad[:0], shelf.kind, &f)
 	if w.sealed, err = w.s.r.keys.seal(w.sealed[:0], stored, w.ad); err != nil {
 		return err
 	}
 	if keep {
-		w.s.r.stage.keep(p.shelf.kind, &f, w.sealed)
+		w.s.r.stage.keep(shelf.kind, &f, w.sealed)
 	}
-	return p.shelf.add(ctx, f, w.sealed)
+	return shelf.add(ctx, f, w.sealed)
 }
 
 // putSealed adds a frame as it lies in another pack; its blobs were verified.
@@ -167,9 +168,6 @@ func (w *Writer) drain(ctx context.Context) error {
 	defer w.mu.Unlock()
 	for i := range w.parts {
 		if err := w.closeFrame(ctx, &w.parts[i]); err != nil {
-			return err
-		}
-		if err := w.closePatch(ctx, &w.parts[i]); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,162 @@
+package repo
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/index"
+)
+
+const (
+	// patchBytes is the size of a patch frame's instructions and literals, in bytes, at which it is closed. A reader of
+	// one blob fetches and opens all of it.
+	patchBytes = 128 << 10
+	// openPatches is how many patch frames of one kind fill at a time.
+	openPatches = 32
+	// regionBytes is the size of a region of a pack.
+	regionBytes = 1 << 20
+)
+
+// region is a part of a pack, of regionBytes. Chains that end at whole blobs of one region have their patches in the same
+// frames, and are ended in the same night: else frames would be read for a few blobs that have not ended yet.
+type region struct {
+	pack   index.PackRef
+	number uint32
+}
+
+func regionOf(loc index.Location) region { return region{loc.Pack, loc.Offset / regionBytes} }
+
+// limit is the share of a whole blob's bytes that the deltas on it may take, in 1/1024: 0.36 to 0.74. It differs from region
+// to region, so that it does not come for all in the same night, and is the same every night.
+func (g region) limit(pack index.PackID) int64 {
+	return 369 + int64(pack[g.number%uint32(len(pack))])*389/255
+}
+
+// depth is how many deltas may lie between a blob and a whole one in the region. It differs too.
+func (g region) depth(pack index.PackID) int {
+	return writeDepth + int(pack[(g.number+1)%uint32(len(pack))])%(writeDepth+1)
+}
+
+// chainEnds decides which chains of deltas are ended by whole blobs.
+type chainEnds struct {
+	mu      sync.Mutex
+	regions map[region]bool // one of their chains was ended by this session
+}
+
+// long reports whether a chain costs a restore so much that it should end: the deltas take too large a share of what the
+// blob would take if it were whole, and compressed like its root. Once one chain of a region ends, half of that is enough for
+// the others. Where a chain is so deep that a delta can only be made against the whole blob, which costs as much as all
+// the nights since, a quarter of the whole is too much for that.
+func (e *chainEnds) long(c *chain, deep bool) bool {
+	root := share(c.root)
+	whole := max(root, root*c.size/int64(c.root.Size+1))
+	excess := (root + c.bytes - whole) * 1024
+	g := regionOf(c.root)
+	limit := whole * g.limit(c.root.PackID)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if excess <= limit && !(e.regions[g] && excess > limit/2) {
+		return deep && excess > whole*1024/4
+	}
+	if e.regions == nil {
+		e.regions = map[region]bool{}
+	}
+	e.regions[g] = true
+	return true
+}
+
+// patchFrame is a frame of patches that is filling.
+type patchFrame struct {
+	writer chunk.PatchWriter
+	blobs  []index.Blob
+	bases  [][]index.Key
+	most   int  // bases of a blob
+	size   int  // bytes of plaintext
+	keep   bool // it is worth a place in the local cache
+}
+
+// takes reports whether there is room for one more blob.
+func (f *patchFrame) takes(size int, b *deltaBases) bool {
+	return f.size+size <= index.MaxFrameSize && (len(f.blobs)+1)*max(f.most, len(b.keys)) <= index.MaxBases
+}
+
+// patchShelf holds the frames of patches of one kind that are filling, one a region, for all writers of a session. Its
+// methods may be called concurrently.
+type patchShelf struct {
+	shelf *shelf
+
+	mu    sync.Mutex // held while a frame is closed too: what was added is on the shelf, or here
+	open  map[region]*patchFrame
+	order []region // of open, as they came
+}
+
+// add adds the only blob of a patch to the frame of its region.
+func (h *patchShelf) add(ctx context.Context, w *Writer, patch *chunk.PatchWriter, blob index.Blob, b *deltaBases, keep bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.open[b.region]
+	if f != nil && !f.takes(int(blob.Size), b) {
+		if err := h.close(ctx, w, b.region); err != nil {
+			return err
+		}
+		f = nil
+	}
+	if f == nil {
+		if len(h.order) >= openPatches {
+			if err := h.close(ctx, w, h.order[0]); err != nil {
+				return err
+			}
+		}
+		if h.open == nil {
+			h.open = map[region]*patchFrame{}
+		}
+		f = &patchFrame{}
+		h.open[b.region], h.order = f, append(h.order, b.region)
+	}
+	f.writer.Join(patch)
+	f.blobs, f.bases, f.keep = append(f.blobs, blob), append(f.bases, b.keys), f.keep || keep
+	f.most, f.size = max(f.most, len(b.keys)), f.size+int(blob.Size)
+	if f.writer.Size() >= patchBytes {
+		return h.close(ctx, w, b.region)
+	}
+	return nil
+}
+
+// closeAll stores the frames that are filling.
+func (h *patchShelf) closeAll(ctx context.Context, w *Writer) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for len(h.order) > 0 {
+		if err := h.close(ctx, w, h.order[0]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close stores the frame of a region. h.mu is held.
+func (h *patchShelf) close(ctx context.Context, w *Writer, g region) error {
+	f := h.open[g]
+	delete(h.open, g)
+	h.order = slices.DeleteFunc(h.order, func(o region) bool { return o == g })
+	frame := index.Frame{Encoding: chunk.Patched, Blobs: f.blobs}
+	for _, keys := range f.bases { // equally many each: the last one is repeated
+		frame.Bases = append(frame.Bases, keys...)
+		for range f.most - len(keys) {
+			frame.Bases = append(frame.Bases, keys[len(keys)-1])
+		}
+	}
+	return w.addPatch(ctx, h.shelf, frame, &f.writer, f.keep)
+}
+
+// addPatch stores a frame of patches.
+func (w *Writer) addPatch(ctx context.Context, shelf *shelf, frame index.Frame, patch *chunk.PatchWriter, keep bool) error {
+	stored, ok := w.s.codec.EncodePatch(w.stored[:0], patch)
+	if w.stored = stored; !ok {
+		return fmt.Errorf("verifying compressed data before it is stored: a patch does not decode to what it was; this points to faulty memory")
+	}
+	return w.addEncoded(ctx, shelf, frame, stored, keep)
+}

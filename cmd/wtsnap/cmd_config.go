@@ -163,7 +163,7 @@ func configSchema(v config.Vocabulary) map[string]any {
 	root["version"] = map[string]any{"const": 1}
 	root["repositories"] = named(object(flags(v.Globals)))
 	root["sources"] = named(object(source))
-	root["instances"] = named(object(map[string]any{"max-age": text, "repository": text}))
+	root["instances"] = named(object(map[string]any{"max-age": text, "max-drill-age": text, "max-check-age": text, "repository": text}))
 	root["jobs"] = named(object(jobs))
 	root["alerts"] = named(object(map[string]any{"notify": secret, "ping": secret, "text-file": text, "checkmk": text, "jobs": texts,
 		"repeat": text, "on": map[string]any{"type": "array", "items": map[string]any{"enum": config.Events}}}))

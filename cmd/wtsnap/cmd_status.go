@@ -24,10 +24,11 @@ const (
 
 func (a *app) statusCommand() *cli.Command {
 	return &cli.Command{
-		Name: "status", Usage: "say whether the newest snapshots are as new as promised",
+		Name: "status", Usage: "say whether snapshots, checks and drills are as new as promised",
 		Description: `Looks at the newest complete snapshot of each instance, and of each of its sources, and compares their age with what is promised:
-max-age of [instances.NAME] or of the jobs of the configuration, or --max-age. It reads the repository and nothing else, so
-another machine can watch.
+max-age of [instances.NAME] or of the jobs of the configuration, or --max-age. Says besides which seconds of a MongoDB can be had,
+what is kept, when the last check and the last drill were, how much is stored, how much room there is, and when the token ends.
+It only reads, so another machine can watch.
 
 Examples:
 
@@ -35,7 +36,7 @@ Examples:
   wtsnap status --max-age 26h --instance production
   wtsnap status --nagios
 
-Exit codes: 0 all is as new as promised; 6 something is not. With --nagios those of monitoring plugins: 0, 2; 3 where the
+Exit codes: 0 all is as new as promised; 6 something is not; 13 the last drill found what is not as saved. With --nagios those of monitoring plugins: 0, 2; 3 where the
 repository cannot be read. With --checkmk 0.`,
 		Flags: []cli.Flag{
 			spanFlag("max-age", "a complete snapshot is promised at least every `LONG` (default: what the configuration says)"),
@@ -68,11 +69,16 @@ type statusInstanceDoc struct {
 	Sources   []statusSourceDoc `json:"sources"`
 	Remarks   []string          `json:"remarks"`
 	Oplogs    []sourceDoc       `json:"oplogs,omitempty"`
+	Drill     *proof            `json:"drill"`
+	Retention *retentionDoc     `json:"retention"`
 }
 
 type statusDoc struct {
 	Late      bool                `json:"late"`
 	Instances []statusInstanceDoc `json:"instances"`
+	Check     *proof              `json:"check"`
+	Storage   *storageDoc         `json:"storage,omitempty"`
+	Tokens    []tokenDoc          `json:"tokens"`
 	Requests  map[string]int64    `json:"requests"`
 	Seconds   float64             `json:"seconds"`
 }
@@ -86,7 +92,7 @@ func (a *app) status(c *cli.Context) error {
 	if nagios && checkmk || a.g.json && (nagios || checkmk) {
 		return usagef("leave all but one of them out", "--json, --nagios and --checkmk exclude each other")
 	}
-	list, err := a.statuses(c)
+	list, m, err := a.statuses(c)
 	if err != nil && nagios {
 		fmt.Fprintf(a.std.out, "WTSNAP UNKNOWN - %s\n", printable(a.words(err)))
 		return pluginExit(pluginUnknown)
@@ -94,38 +100,30 @@ func (a *app) status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	doc := newStatusDoc(list, a.requests(), time.Since(start))
+	doc := newStatusDoc(list, m, a.requests(), time.Since(start))
 	switch {
 	case nagios:
-		return a.nagios(list)
+		return a.nagios(list, m)
 	case checkmk:
 		for _, s := range list {
 			fmt.Fprint(a.std.out, alert.CheckmkLine(pluginState(&s), "wtsnap "+s.Instance, fmt.Sprintf("age=%.0f", s.Age.Seconds()), instanceText(&s)))
 		}
+		m.checkmk(a.std.out, list)
 		return nil
 	}
-	a.result(doc, func(w io.Writer) { printStatus(w, list) })
-	if doc.Late {
-		var late []string
-		for _, s := range list {
-			if s.Late {
-				late = append(late, shown(s.Instance))
-			}
-		}
-		return &statusError{exitLate, "late: " + strings.Join(late, ", "), "look at the log of the job that makes these backups: did it run, and how did it end?", nil}
-	}
-	return nil
+	a.result(doc, func(w io.Writer) { printStatus(w, list, m) })
+	return m.statusEnd(list)
 }
 
 // statuses reads the snapshots and compares them with what is promised.
-func (a *app) statuses(c *cli.Context) ([]snapshot.InstanceStatus, error) {
+func (a *app) statuses(c *cli.Context) ([]snapshot.InstanceStatus, *more, error) {
 	r, err := a.openRepo()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	snaps, err := snapshot.List(a.ctx, r, snapshot.Filter{Instance: a.g.instance})
 	if err != nil {
-		return nil, fmt.Errorf("listing the snapshots: %w", err)
+		return nil, nil, fmt.Errorf("listing the snapshots: %w", err)
 	}
 	promised, expected := a.promises()
 	if span, ok := get[snapshot.Span](c, "max-age"); ok {
@@ -143,7 +141,7 @@ func (a *app) statuses(c *cli.Context) ([]snapshot.InstanceStatus, error) {
 	if a.g.instance != "" {
 		list = slices.DeleteFunc(list, func(s snapshot.InstanceStatus) bool { return s.Instance != a.g.instance })
 	}
-	return list, nil
+	return list, a.gather(r, snaps, list, !c.Bool("nagios") && !c.Bool("checkmk")), nil
 }
 
 // promises are what the configuration says of instances in this repository: how old their newest snapshot may be, and
@@ -183,8 +181,9 @@ func (a *app) promises() (ages map[string]time.Duration, sources map[string][]st
 	return ages, sources
 }
 
-func newStatusDoc(list []snapshot.InstanceStatus, requests map[string]int64, took time.Duration) statusDoc {
-	doc := statusDoc{Instances: []statusInstanceDoc{}, Requests: requests, Seconds: took.Seconds()}
+func newStatusDoc(list []snapshot.InstanceStatus, m *more, requests map[string]int64, took time.Duration) statusDoc {
+	doc := statusDoc{Instances: []statusInstanceDoc{}, Requests: requests, Seconds: took.Seconds(), Check: m.check, Storage: m.storage,
+		Tokens: tokenDocs(m.tokens), Late: m.check.Late}
 	for i := range list {
 		s := &list[i]
 		d := statusInstanceDoc{Instance: s.Instance, Seconds: s.Age.Seconds(), Promised: s.Promised.Seconds(), Late: s.Late, Snapshots: s.Snapshots,
@@ -203,7 +202,9 @@ func newStatusDoc(list []snapshot.InstanceStatus, requests map[string]int64, too
 		for _, o := range s.Oplog {
 			d.Oplogs = append(d.Oplogs, sourceDocs(o.Sources)...)
 		}
-		doc.Late = doc.Late || s.Late
+		d.Drill, d.Retention = m.drills[s.Instance], m.retention[s.Instance]
+		d.Remarks = append(d.Remarks, m.late(s.Instance)...)
+		doc.Late = doc.Late || s.Late || d.Drill.Late
 		doc.Instances = append(doc.Instances, d)
 	}
 	return doc
@@ -238,7 +239,7 @@ func statusRemarks(s *snapshot.InstanceStatus) (out []string) {
 	return out
 }
 
-func printStatus(w io.Writer, list []snapshot.InstanceStatus) {
+func printStatus(w io.Writer, list []snapshot.InstanceStatus, m *more) {
 	if len(list) == 0 {
 		fmt.Fprintln(w, "no snapshots, and nothing is promised")
 		return
@@ -254,7 +255,10 @@ func printStatus(w io.Writer, list []snapshot.InstanceStatus) {
 			promised = age(s.Promised)
 		}
 		state := "ok"
-		if s.Late {
+		switch {
+		case m.drills[s.Instance].Problems > 0:
+			state = "NOT AS SAVED"
+		case s.Late || m.drills[s.Instance].Late:
 			state = "LATE"
 		}
 		t.add(shown(s.Instance), id, at, old, promised, number(s.Snapshots), state)
@@ -264,10 +268,9 @@ func printStatus(w io.Writer, list []snapshot.InstanceStatus) {
 		for _, remark := range statusRemarks(&list[i]) {
 			fmt.Fprintf(w, "%s: %s\n", shown(list[i].Instance), remark)
 		}
-		for _, s := range list[i].Oplog {
-			fmt.Fprintf(w, "%s: %s: %s\n", shown(list[i].Instance), labels(s), oplogRemark(s))
-		}
 	}
+	fmt.Fprintln(w)
+	m.print(w, list)
 }
 
 func pluginState(s *snapshot.InstanceStatus) int {
@@ -296,7 +299,7 @@ func instanceText(s *snapshot.InstanceStatus) string {
 }
 
 // nagios prints the state of all instances as a plugin does, and ends with its code.
-func (a *app) nagios(list []snapshot.InstanceStatus) error {
+func (a *app) nagios(list []snapshot.InstanceStatus, m *more) error {
 	worst := pluginOK
 	var texts, perf []string
 	for i := range list {
@@ -309,6 +312,24 @@ func (a *app) nagios(list []snapshot.InstanceStatus) error {
 		}
 		perf = append(perf, fmt.Sprintf("'age_%s'=%.0fs%s", strings.NewReplacer("'", "''", "=", "_").Replace(printable(s.Instance)), s.Age.Seconds(), limit))
 	}
+	proofs := func(p *proof, what, key string) {
+		if !p.worth() {
+			return
+		}
+		state, text := p.plugin(m.now)
+		worst = max(worst, state)
+		texts = append(texts, what+" "+text)
+		limit := ""
+		if p.promised > 0 {
+			limit = fmt.Sprintf(";;%.0f", p.Promised)
+		}
+		perf = append(perf, fmt.Sprintf("'%s'=%.0fs%s", key, p.Seconds, limit))
+	}
+	for i := range list {
+		name := printable(list[i].Instance)
+		proofs(m.drills[list[i].Instance], name+": last drill", "drill_age_"+strings.NewReplacer("'", "''", "=", "_").Replace(name))
+	}
+	proofs(m.check, "last check", "check_age")
 	if len(list) == 0 {
 		worst, texts = pluginCritical, []string{"no snapshots"}
 	}

@@ -324,6 +324,16 @@ func TestDrillDamage(t *testing.T) {
 			if len(records) != 1 || len(records[0].Drilled) != 0 || records[0].Bad != rep.Bad {
 				t.Errorf("the ledger: %+v", records)
 			}
+			if got := StillWrong(records, y.now); !slices.Equal(got, []string{"homes/user00", "homes/user01"}) {
+				t.Errorf("still wrong: %v", got)
+			}
+			mended := append(records, Record{Time: y.now, Drilled: []Drilled{{Unit: "homes/user01"}}})
+			if got := StillWrong(mended, y.now); !slices.Equal(got, []string{"homes/user00"}) {
+				t.Errorf("still wrong, when one was drilled again: %v", got)
+			}
+			if got := StillWrong(records, y.now.Add(31*day)); len(got) != 0 {
+				t.Errorf("still wrong after a month: %v", got)
+			}
 		})
 	}
 }

@@ -20,6 +20,7 @@ type Record struct {
 	Newest   string        `json:"newest"`           // id
 	Oldest   string        `json:"oldest,omitempty"` // id
 	Drilled  []Drilled     `json:"drilled"`
+	Wrong    []Drilled     `json:"wrong,omitempty"` // units of which something did not come back as it was
 	Bad      int64         `json:"mismatches"`
 	Bytes    int64         `json:"bytes"`
 	Units    int           `json:"units"` // of the newest snapshot
@@ -48,11 +49,42 @@ func (rep *Report) record(o Options) Record {
 		rec.Oldest = o.Oldest.Ref.ID.String()
 	}
 	for _, u := range rep.Units {
-		if u.Bad == 0 && u.Skipped == "" {
-			rec.Drilled = append(rec.Drilled, Drilled{Unit: u.Path, Old: u.Old, Files: u.Files, Bytes: u.Bytes, Documents: u.Documents})
+		d := Drilled{Unit: u.Path, Old: u.Old, Files: u.Files, Bytes: u.Bytes, Documents: u.Documents}
+		switch {
+		case u.Bad > 0:
+			rec.Wrong = append(rec.Wrong, d)
+		case u.Skipped == "":
+			rec.Drilled = append(rec.Drilled, d)
 		}
 	}
 	return rec
+}
+
+// wrongFor is how long a unit counts as wrong that was not drilled again: it may have gone.
+const wrongFor = 30 * 24 * time.Hour
+
+// StillWrong returns the units of which something did not come back as it was the last time that they were drilled.
+func StillWrong(ledger []Record, now time.Time) (units []string) {
+	type key struct {
+		unit string
+		old  bool
+	}
+	wrong := map[key]bool{}
+	for _, rec := range ledger {
+		for _, u := range rec.Drilled {
+			delete(wrong, key{u.Unit, u.Old})
+		}
+		for _, u := range rec.Wrong {
+			if now.Sub(rec.Time) < wrongFor {
+				wrong[key{u.Unit, u.Old}] = true
+			}
+		}
+	}
+	for k := range wrong {
+		units = append(units, k.unit)
+	}
+	slices.Sort(units)
+	return slices.Compact(units)
 }
 
 // Records reads the ledger of drills, those of one instance, or all where it is "". What cannot be read is told by the error,
@@ -117,7 +149,7 @@ func Keep(now time.Time) func([]repo.LedgerRecord) []repo.LedgerRecord {
 		for _, e := range slices.Backward(all) {
 			rec, err := decode(e.Data)
 			news := err != nil || now.Sub(rec.Time) < keepFor // what cannot be understood is a newer program's
-			for _, u := range rec.Drilled {
+			for _, u := range slices.Concat(rec.Drilled, rec.Wrong) {
 				k := key{rec.Instance, u.Unit, u.Old}
 				news = news || !said[k]
 				said[k] = true

@@ -64,8 +64,10 @@ type Source struct {
 
 // An Instance says what is promised of one that is watched.
 type Instance struct {
-	MaxAge     snapshot.Span // of its newest complete snapshot
-	Repository string        // a key of Repositories; "" = the main one
+	MaxAge      snapshot.Span // of its newest complete snapshot
+	MaxDrillAge snapshot.Span // of its last drill
+	MaxCheckAge snapshot.Span // of the last check of its repository that read data
+	Repository  string        // a key of Repositories; "" = the main one
 }
 
 // A Job is what "run" does under one name.

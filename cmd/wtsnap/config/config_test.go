@@ -99,7 +99,7 @@ func TestParse(t *testing.T) {
 	check("mongo", c.Sources[1].From.File, "/run/secrets/uri")
 	check("hooks", c.Sources[1].Hooks.Before, []string{"echo hi"})
 	check("repositories", c.Repositories, map[string]Values{"offsite": {"repo": {"s3:bucket"}}})
-	check("instances", *c.Instances["testing"], Instance{snapshot.Span{Time: 36 * 3600e9}, "offsite"})
+	check("instances", *c.Instances["testing"], Instance{MaxAge: snapshot.Span{Time: 36 * 3600e9}, Repository: "offsite"})
 	j := c.Jobs["nightly"]
 	check("job", fmt.Sprintln(j.Steps, j.Schedule, j.Jitter, j.Sources, j.Commands),
 		fmt.Sprintln([]string{"backup", "forget", "prune", "check"}, "02:30", "20min", []string{"mongo", "homes"}, map[string]Values{"check": {"read-data": {"true"}}}))

@@ -37,6 +37,8 @@ func (c *Config) Redacted(place func(string) string) map[string]any {
 	for name, i := range c.Instances {
 		t := map[string]any{}
 		put(t, "max-age", i.MaxAge)
+		put(t, "max-drill-age", i.MaxDrillAge)
+		put(t, "max-check-age", i.MaxCheckAge)
 		put(t, "repository", i.Repository)
 		table("instances")[name] = t
 	}

@@ -42,10 +42,14 @@ func (r *reader) instance(path []string, value any) *Instance {
 		switch key {
 		case "max-age":
 			i.MaxAge = r.span(path, value)
+		case "max-drill-age":
+			i.MaxDrillAge = r.span(path, value)
+		case "max-check-age":
+			i.MaxCheckAge = r.span(path, value)
 		case "repository":
 			i.Repository = r.text(path, value)
 		default:
-			r.unknown(path, key, []string{"max-age", "repository"})
+			r.unknown(path, key, []string{"max-age", "max-drill-age", "max-check-age", "repository"})
 		}
 	})
 	return i

@@ -585,7 +585,7 @@ func (p *PrunePlan) putPatches(ctx context.Context, w *Writer, info index.PackIn
 	}
 	var part chunk.PatchWriter
 	patch.Subset(&part, keep)
-	return w.addPatch(ctx, w.parts[info.Kind-index.Data].shelf, frame, &part, false)
+	return w.addPatch(ctx, w.part(info.Kind).shelf, frame, &part, false)
 }
 
 func (p *PrunePlan) putUsed(ctx context.Context, w *Writer, kind index.Kind, first index.BlobRef, f index.Frame, plain []byte) error {

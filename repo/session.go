@@ -392,6 +392,8 @@ func (s *Session) flush(ctx context.Context) error {
 
 // Payload is a manifest to store: opaque to this package but for its instance and its time.
 type Payload struct {
+	// ID is that of the snapshot which this one is a copy of. Zero: a random one.
+	ID       SnapshotID
 	Instance string
 	Time     time.Time // to the second, UTC
 	Data     []byte

@@ -139,9 +139,13 @@ func (r *Repository) Manifest(ctx context.Context, ref SnapshotRef) ([]byte, err
 
 // putSnapshot stores a manifest. Only a Session calls it, after its packs and its index.
 func (r *Repository) putSnapshot(ctx context.Context, p Payload) (SnapshotRef, error) {
-	id, err := randomID()
-	if err != nil {
-		return SnapshotRef{}, err
+	id := p.ID
+	if id.IsZero() {
+		raw, err := randomID()
+		if err != nil {
+			return SnapshotRef{}, err
+		}
+		id = raw
 	}
 	ref := SnapshotRef{ID: id, Instance: r.keys.instanceName(p.Instance), Time: p.Time.UTC().Truncate(time.Second)}
 	return ref, r.writeObject(ctx, ref.name(), p.Data)
@@ -232,12 +236,17 @@ type Annotation struct {
 
 // Annotate adds a note to a snapshot. Notes are never changed; the newest decides.
 func (r *Repository) Annotate(ctx context.Context, id SnapshotID, data []byte) error {
+	return r.CopyAnnotation(ctx, id, Annotation{Time: time.Now(), Data: data})
+}
+
+// CopyAnnotation adds a note that was made earlier, in another repository.
+func (r *Repository) CopyAnnotation(ctx context.Context, id SnapshotID, a Annotation) error {
 	note, err := randomID()
 	if err != nil {
 		return err
 	}
-	content := binary.LittleEndian.AppendUint64(nil, uint64(time.Now().UnixNano()))
-	return r.writeObject(ctx, annotationsDir+id.String()+"-"+hex.EncodeToString(note[:]), append(content, data...))
+	content := binary.LittleEndian.AppendUint64(nil, uint64(a.Time.UnixNano()))
+	return r.writeObject(ctx, annotationsDir+id.String()+"-"+hex.EncodeToString(note[:]), append(content, a.Data...))
 }
 
 // Annotations reads all notes, by snapshot, in the order of their times.

@@ -30,6 +30,8 @@ type batch struct {
 	retry bool
 
 	patches *patchReads // nil: no patches are needed
+	copier  *Copier     // stores what is read in another repository, and tells found; nil: fn takes it
+	found   func(i int, id chunk.ID)
 
 	mu      sync.Mutex
 	left    []int32 // vanished, to be tried again
@@ -168,6 +170,7 @@ type unit struct {
 	blobs  map[index.BlobRef]*unitBlob
 	frames map[index.FrameRef]*unitFrame
 	order  []*unitFrame // by place
+	copy   *unitCopy    // nil: nothing is copied
 	last   *unitFrame   // whose plaintext lies in the scratch, if it is not shared
 	s      *unitScratch
 }
@@ -197,7 +200,9 @@ type unitBlob struct {
 	users     int         // deltas and wants that are still to come
 	text      *chunk.Rope // once it is put together, until the last user has come
 	err       error
-	busy      bool // being put together: a chain that comes back here is a loop
+	wanted    bool     // not only rested on
+	target    chunk.ID // of a base, in the repository that it is copied to
+	busy      bool     // being put together: a chain that comes back here is a loop
 }
 
 // unitScratch holds the buffers of one readUnit.
@@ -393,10 +398,11 @@ func (u *unit) resolve(blob *unitBlob, text *chunk.Rope) error {
 }
 
 // links returns a patched blob and those below it, each the only base of the one before, that are patches too and that nobody
-// else needs: their texts need not be made. They are busy then, but for the first, which is already.
+// else needs: their texts need not be made, unless a copy is to rest on them. They are busy then, but for the first, which
+// is already.
 func (u *unit) links(blob *unitBlob) []*unitBlob {
 	links := []*unitBlob{blob}
-	for len(blob.bases) == 1 {
+	for len(blob.bases) == 1 && (u.copy == nil || !blob.wanted) {
 		next := blob.bases[0]
 		f := next.frame
 		if next.users != 1 || next.text != nil || next.err != nil || next.busy || f.Encoding != chunk.Patched || f.err != nil {
@@ -493,8 +499,12 @@ func (u *unit) open(f *unitFrame, blob *unitBlob) (err error) {
 // base returns the text of a blob's bases, end to end.
 func (u *unit) base(blob *unitBlob) (*chunk.Rope, error) {
 	for _, b := range blob.bases {
-		if _, err := u.text(b); err != nil {
+		text, err := u.text(b)
+		if err != nil {
 			return nil, onBase(err)
+		}
+		if u.copy != nil && blob.wanted && b.target.IsZero() {
+			b.target = u.copy.s.r.keys.hasher.Sum(text.Bytes(&u.s.flat))
 		}
 	}
 	if len(blob.bases) == 1 {
@@ -540,7 +550,7 @@ func (u *unit) free(r *chunk.Rope) {
 }
 
 // readUnit fetches a unit and hands out the blobs in it.
-func (b *batch) readUnit(ctx context.Context, wants []want) error {
+func (b *batch) readUnit(ctx context.Context, wants []want) (err error) {
 	s, ok := b.scratch.Get().(*unitScratch)
 	if !ok {
 		s = &unitScratch{}
@@ -549,8 +559,12 @@ func (b *batch) readUnit(ctx context.Context, wants []want) error {
 	s.arena.reset()
 	defer s.texts.Reset()
 	u := &unit{b: b, s: s, blobs: map[index.BlobRef]*unitBlob{}, frames: map[index.FrameRef]*unitFrame{}}
+	if b.copier != nil {
+		u.copy = b.copier.newUnit()
+		defer func() { err = errors.Join(err, u.copy.finish()) }()
+	}
 	for _, w := range wants {
-		u.need(w.blob, 0)
+		u.need(w.blob, 0).wanted = true
 	}
 	if err := u.fetch(ctx); err != nil {
 		return err
@@ -583,12 +597,25 @@ func (u *unit) hand(ctx context.Context, wants []want) error {
 			if err := b.others(ctx, wants[i:i+1], nil); err != nil {
 				return err
 			}
-		} else if err := b.fn(int(w.i), data); err != nil {
+		} else if err := u.give(w, blob, data); err != nil {
 			return err
 		}
 		u.leave(blob)
 	}
 	return nil
+}
+
+// give hands a verified blob to whoever wants it.
+func (u *unit) give(w want, blob *unitBlob, data []byte) error {
+	if u.copy != nil {
+		id, err := u.copy.take(blob, data)
+		if err != nil {
+			return err
+		}
+		u.b.found(int(w.i), id)
+		return nil
+	}
+	return u.b.fn(int(w.i), data)
 }
 
 // is reports whether a blob with that id is the wanted one.

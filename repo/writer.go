@@ -85,35 +85,47 @@ func (w *Writer) PutHinted(ctx context.Context, kind index.Kind, data []byte, h 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ended = ending{}
-	key := index.KeyOf(id)
-	if !s.pending.claim(key) {
-		s.stats.reused.Add(1)
+	if !s.claim(index.KeyOf(id), len(data)) {
 		return id, false, nil
 	}
-	s.stats.new.Add(1)
-	s.stats.newBytes.Add(int64(len(data)))
-	p := &w.parts[0]
-	if kind == index.Tree {
-		p = &w.parts[1]
-	}
+	p := w.part(kind)
 	h.Keep = h.Keep && kind == index.Data && s.o.Delta != DeltaOff
-	blob := index.Blob{Key: key, Size: uint32(len(data))}
-	if done, derr := w.putDelta(ctx, p, blob, data, &h); done || derr != nil {
-		err = derr
-	} else if len(data) >= smallBlob {
-		err = w.addFrame(ctx, p, []index.Blob{blob}, data, h.Keep)
-	} else {
-		p.plain = append(p.plain, data...)
-		p.blobs = append(p.blobs, blob)
-		p.keep = p.keep || h.Keep
-		if len(p.plain) >= p.frameBytes {
-			err = w.closeFrame(ctx, p)
-		}
+	blob := index.Blob{Key: index.KeyOf(id), Size: uint32(len(data))}
+	done, err := w.putDelta(ctx, p, blob, data, &h)
+	if !done && err == nil {
+		err = w.putWhole(ctx, p, blob, data, h.Keep)
 	}
 	if err != nil {
 		return id, false, s.fail(err)
 	}
 	return id, true, nil
+}
+
+// claim reports whether the caller is the first to store a blob that the repository does not have.
+func (s *Session) claim(key index.Key, size int) bool {
+	if !s.pending.claim(key) {
+		s.stats.reused.Add(1)
+		return false
+	}
+	s.stats.new.Add(1)
+	s.stats.newBytes.Add(int64(size))
+	return true
+}
+
+func (w *Writer) part(kind index.Kind) *part { return &w.parts[kind-index.Data] }
+
+// putWhole stores a blob in a frame of its own or in one that it shares. w.mu is held.
+func (w *Writer) putWhole(ctx context.Context, p *part, blob index.Blob, data []byte, keep bool) error {
+	if len(data) >= smallBlob {
+		return w.addFrame(ctx, p, []index.Blob{blob}, data, keep)
+	}
+	p.plain = append(p.plain, data...)
+	p.blobs = append(p.blobs, blob)
+	p.keep = p.keep || keep
+	if len(p.plain) >= p.frameBytes {
+		return w.closeFrame(ctx, p)
+	}
+	return nil
 }
 
 // closeFrame stores the shared frame that is filling.

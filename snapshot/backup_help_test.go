@@ -31,10 +31,17 @@ type vault struct {
 	hook *hookStorage
 }
 
-// A hookStorage calls a function before each object is stored.
+// A hookStorage calls a function before each object is stored, or read.
 type hookStorage struct {
 	storage.Storage
-	put atomic.Pointer[func(name string)]
+	put, get atomic.Pointer[func(name string)]
+}
+
+func (h *hookStorage) Get(ctx context.Context, name string, offset, length int64, dst []byte) ([]byte, error) {
+	if f := h.get.Load(); f != nil {
+		(*f)(name)
+	}
+	return h.Storage.Get(ctx, name, offset, length, dst)
 }
 
 func (h *hookStorage) Put(ctx context.Context, name string, data []byte) (storage.Info, error) {

@@ -229,35 +229,34 @@ func sameContentList(a, b *Node) bool {
 	return a.Size == b.Size && a.ContentRoot == b.ContentRoot && slices.Equal(a.Content, b.Content)
 }
 
-// useContent tells the session that the snapshot relies on a node's content. It reports false where something of it is
-// not in the repository, or its list cannot be read.
-func (b *backup) useContent(ctx context.Context, n *Node) bool {
+// useContent tells a session that the snapshot relies on a node's content. It reports false where something of it is not in
+// the repository, or its list cannot be read.
+func useContent(ctx context.Context, s *repo.Session, load LoadFunc, n *Node) bool {
 	if n.ContentRoot.IsZero() {
-		for _, p := range n.Content {
-			if !p.IsHole() && !b.s.Use(p.ID) {
-				return false
-			}
-		}
-		return true
+		return useParts(s, n.Content)
 	}
-	return b.useList(ctx, n.ContentRoot, n.ContentLevel, n.Size)
+	return useList(ctx, s, load, n.ContentRoot, n.ContentLevel, n.Size)
 }
 
-func (b *backup) useList(ctx context.Context, id chunk.ID, level uint8, size int64) bool {
-	if !b.s.Use(id) {
-		return false
-	}
-	page, err := loadContentPage(ctx, b.load, id, level, size)
-	if err != nil {
-		return false
-	}
-	for _, p := range page.Parts {
-		if !p.IsHole() && !b.s.Use(p.ID) {
+func useParts(s *repo.Session, parts []Part) bool {
+	for _, p := range parts {
+		if !p.IsHole() && !s.Use(p.ID) {
 			return false
 		}
 	}
+	return true
+}
+
+func useList(ctx context.Context, s *repo.Session, load LoadFunc, id chunk.ID, level uint8, size int64) bool {
+	if !s.Use(id) {
+		return false
+	}
+	page, err := loadContentPage(ctx, load, id, level, size)
+	if err != nil || !useParts(s, page.Parts) {
+		return false
+	}
 	for _, ref := range page.Refs {
-		if !b.useList(ctx, ref.ID, level-1, ref.Size) {
+		if !useList(ctx, s, load, ref.ID, level-1, ref.Size) {
 			return false
 		}
 	}

@@ -360,12 +360,12 @@ func (w *walker) known(ctx context.Context, t *fileTask, old *past) (*Node, erro
 		if err != nil {
 			return nil, err
 		}
-		if same && w.b.useContent(ctx, n) {
+		if same && useContent(ctx, w.b.s, w.b.load, n) {
 			return take(n, asked, fresh)
 		}
 	}
 	if t.meta.Nlink > 1 && len(w.f.src.parents) > 0 && !w.b.o.ReadAll {
-		if n := w.f.src.inodes.find(ctx, w.b, w.f.src.parents, &t.meta); n != nil && w.b.useContent(ctx, n) {
+		if n := w.f.src.inodes.find(ctx, w.b, w.f.src.parents, &t.meta); n != nil && useContent(ctx, w.b.s, w.b.load, n) {
 			return take(n, false, nil)
 		}
 	}

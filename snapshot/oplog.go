@@ -29,7 +29,7 @@ func (k *Sink) Keep(ctx context.Context, path string) (bool, error) {
 	}
 	k.b.gate.RLock()
 	old := k.past(ctx, strings.Join(names, "/"))
-	ok := old != nil && old.IsFile() && k.b.useContent(ctx, old)
+	ok := old != nil && old.IsFile() && useContent(ctx, k.b.s, k.b.load, old)
 	k.b.gate.RUnlock()
 	if !ok {
 		return false, context.Cause(ctx)

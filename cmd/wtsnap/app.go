@@ -42,6 +42,7 @@ type app struct {
 	repoName string           // @NAME, where the repository is one of the configuration's further ones
 	broken   map[string]error // configured sources that cannot be saved now, by label
 	backend  *backend         // nil until it is opened
+	second   *backend         // of commands that know another repository; nil until it is opened
 	room     atomic.Int64     // bytes that the storage had room for, and one more; 0: nobody asked, or it did not tell
 	doc      any              // the JSON document, but for schema and error
 	stream   *stream          // the JSON document, where it is written while the command goes on; doc is then its end
@@ -87,8 +88,10 @@ func newApp(ctx context.Context, s std) *app {
 // do is run, but that it prints neither the error nor the JSON document.
 func (a *app) do(args []string) (code int, err error) {
 	err = a.dispatch(args)
-	if a.backend != nil {
-		a.backend.close(a.ctx)
+	for _, b := range []*backend{a.backend, a.second} {
+		if b != nil {
+			b.close(a.ctx)
+		}
 	}
 	return exitCode(a.ctx, err), err
 }
@@ -170,7 +173,7 @@ func (a *app) newCLI() *cli.App {
 		Flags: globalFlags(), Writer: a.std.out, ErrWriter: a.std.err, HideHelp: true, HideHelpCommand: true, HideVersion: true,
 		DisableSliceFlagSeparator: true, ExitErrHandler: func(*cli.Context, error) {},
 		Commands: []*cli.Command{
-			a.initCommand(), a.backupCommand(), a.restoreCommand(),
+			a.initCommand(), a.backupCommand(), a.restoreCommand(), a.copyCommand(),
 			a.snapshotsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.dumpCommand(), a.mountCommand(), a.webCommand(),
 			a.forgetCommand(), a.undeleteCommand(), a.pruneCommand(), a.checkCommand(), a.repairCommand(), a.statsCommand(),
 			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.kitCommand(), a.mongoCommand(), a.runCommand(), a.daemonCommand(), a.installTimerCommand(), a.statusCommand(), a.drillCommand(), a.doctorCommand(), a.configCommand(), a.completionCommand(), a.versionCommand(),

@@ -132,10 +132,7 @@ func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error
 	if o.Host = c.String("host"); o.Host == "" {
 		o.Host, _ = os.Hostname() // for people only
 	}
-	o.Uploads = a.g.connections
-	if up := a.g.bandwidth.Fastest().Up; o.Uploads == 0 && up > 0 && up <= slowUplink {
-		o.Uploads = slowUploads
-	}
+	o.Uploads = a.uploads()
 	if budget, ok := get[int64](c, "upload-budget"); ok {
 		if o.UploadBudget = budget; budget <= 0 {
 			return o, usagef("--upload-budget 20GiB", "--upload-budget %s leaves nothing to store", c.String("upload-budget"))

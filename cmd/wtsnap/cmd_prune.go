@@ -216,10 +216,14 @@ func printPruned(w io.Writer, d *pruneDoc, next time.Time) {
 
 // requests are the calls of the backend so far, by kind.
 func (a *app) requests() map[string]int64 {
-	if a.backend == nil {
+	return requestsOf(a.backend)
+}
+
+func requestsOf(b *backend) map[string]int64 {
+	if b == nil {
 		return map[string]int64{}
 	}
-	c := a.backend.counts.Counts()
+	c := b.counts.Counts()
 	return map[string]int64{"put": c.Put, "get": c.Get, "stat": c.Stat, "list": c.List, "delete": c.Delete,
 		"uploaded_bytes": c.Uploaded, "downloaded_bytes": c.Downloaded}
 }

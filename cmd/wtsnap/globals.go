@@ -54,7 +54,7 @@ func globalFlags() []cli.Flag {
 }
 
 // otherVariables are those that no flag reads.
-var otherVariables = []string{"WTSNAP_PASSWORD"}
+var otherVariables = []string{"WTSNAP_PASSWORD", "WTSNAP_TO_PASSWORD", "WTSNAP_FROM_PASSWORD"}
 
 // globals are the values of the global flags.
 type globals struct {

@@ -56,13 +56,19 @@ const (
 	shortestStall = 10 * time.Second
 )
 
-// openBackend composes backend, count, retry, limit and cache, from the inside out.
+// openBackend opens the place of the repository.
 func (a *app) openBackend() (*backend, error) {
 	spec, err := a.g.spec()
 	if err != nil {
 		return nil, err
 	}
-	b := &backend{}
+	a.backend, err = a.openPlace(spec, a.g.rcloneConfig)
+	return a.backend, err
+}
+
+// openPlace composes backend, count, retry, limit and cache, from the inside out.
+func (a *app) openPlace(spec, rcloneConfig string) (b *backend, err error) {
+	b = &backend{}
 	retries := retry.Options{Total: a.g.retryFor.Duration(), Notify: a.retrying}
 	if !a.g.retrySet {
 		retries.Total = 0 // the default of package retry
@@ -81,7 +87,7 @@ func (a *app) openBackend() (*backend, error) {
 			retries.Total = folderRetry
 		}
 	} else {
-		b.remote, err = rclone.Open(a.ctx, spec, rclone.Options{ConfigPath: a.g.rcloneConfig, Warn: a.warn, Log: a.rcloneLog})
+		b.remote, err = rclone.Open(a.ctx, spec, rclone.Options{ConfigPath: rcloneConfig, Warn: a.warn, Log: a.rcloneLog})
 		if err != nil {
 			return nil, err
 		}
@@ -100,7 +106,6 @@ func (a *app) openBackend() (*backend, error) {
 			Prefixes: []string{"index/", "snapshots/", "forgotten/", "annotations/", "ledger/", "packs/"}})
 		b.frames = cache.NewFrames(dir+".frames", most/2)
 	}
-	a.backend = b
 	return b, nil
 }
 
@@ -136,9 +141,14 @@ func (a *app) openRepo() (*repo.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.openAt(b, a.g.repo, password)
+}
+
+// openAt opens the repository that lies in a place.
+func (a *app) openAt(b *backend, spec string, password []byte) (*repo.Repository, error) {
 	r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Cached: b.cached, Frames: b.frames, Near: b.remote == nil})
 	if err != nil {
-		return nil, fmt.Errorf("opening the repository %s: %w", shownRepo(a.g.repo), err)
+		return nil, fmt.Errorf("opening the repository %s: %w", shownRepo(spec), err)
 	}
 	debug.FreeOSMemory() // a password's key derivation took 64 MiB, which nothing needs any more
 	return r, nil

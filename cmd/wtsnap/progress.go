@@ -217,9 +217,9 @@ func (s *progress) plainLine(st status) {
 	s.print("wtsnap: " + s.what + ":" + st.text() + s.moved() + "\n")
 }
 
-// moved is what went over the network, of a backup: what is read waits for it.
+// moved is what went over the network, of a backup or a copy: what is read waits for it.
 func (s *progress) moved() string {
-	if n := s.last().Transferred; n > 0 && s.what == "backing up" {
+	if n := s.last().Transferred; n > 0 && (s.what == "backing up" || s.what == "copying") {
 		return "  " + size(n) + " uploaded"
 	}
 	return ""

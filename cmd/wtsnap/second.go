@@ -1,0 +1,96 @@
+package main
+
+import (
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/whole-tale/wtsnap/repo"
+)
+
+// A secondRepo is a repository that a command knows besides its own: its flags have a word in front, --to-repo and
+// --to-password-file, and so have the variables, WTSNAP_TO_REPO.
+type secondRepo struct {
+	word string // "to" or "from"
+	what string // "the other repository"
+}
+
+func (s secondRepo) variable(name string) string {
+	return "WTSNAP_" + strings.ToUpper(s.word) + "_" + name
+}
+
+// flags are those that name the repository and what opens it. repoFlag is the flag that names it, mostly "to-repo".
+func (s secondRepo) flags(repoFlag, usage string) []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: repoFlag, EnvVars: []string{s.variable("REPO")}, Usage: usage},
+		&cli.StringFlag{Name: s.word + "-password-file", EnvVars: []string{s.variable("PASSWORD_FILE")}, Usage: "read the password of " + s.what + " from `FILE`"},
+		&cli.StringFlag{Name: s.word + "-password-command", EnvVars: []string{s.variable("PASSWORD_COMMAND")},
+			Usage: "run `COMMAND` by the shell; the first line that it prints is the password of " + s.what},
+		&cli.StringFlag{Name: s.word + "-rclone-config", EnvVars: []string{s.variable("RCLONE_CONFIG")},
+			Usage: "rclone's configuration `FILE` for " + s.what + ", if it has one of its own"},
+	}
+}
+
+// open opens the repository that the flags name; @NAME is one of the configuration's further ones.
+func (s secondRepo) open(a *app, c *cli.Context, repoFlag string) (*repo.Repository, string, error) {
+	spec := c.String(repoFlag)
+	file, command, rclone := c.String(s.word+"-password-file"), c.String(s.word+"-password-command"), c.String(s.word+"-rclone-config")
+	text := os.Getenv(s.variable("PASSWORD"))
+	if name, ok := strings.CutPrefix(spec, "@"); ok {
+		if a.config == nil || a.config.Repositories[name] == nil {
+			return nil, "", usagef("", "--%s %s: the configuration has no [repositories.%s]", repoFlag, shown(spec), shown(name))
+		}
+		values := a.config.Repositories[name]
+		one := func(key string) string {
+			if v := values[key]; len(v) > 0 {
+				return v[0]
+			}
+			return ""
+		}
+		if spec = one("repo"); spec == "" {
+			return nil, "", usagef("", "[repositories.%s] in %s names no repo", name, shown(a.config.Path))
+		}
+		if file+command+text == "" {
+			file, command = one("password-file"), one("password-command")
+		}
+		if rclone == "" {
+			rclone = one("rclone-config")
+		}
+	}
+	if rclone == "" {
+		rclone = a.g.rcloneConfig
+	}
+	password, err := s.password(a, spec, file, command, text)
+	if err != nil {
+		return nil, "", err
+	}
+	if a.second, err = a.openPlace(spec, rclone); err != nil {
+		return nil, "", err
+	}
+	r, err := a.openAt(a.second, spec, password)
+	return r, spec, err
+}
+
+func (s secondRepo) password(a *app, spec, file, command, text string) ([]byte, error) {
+	given := 0
+	for _, v := range []string{file, command, text} {
+		if v != "" {
+			given++
+		}
+	}
+	switch {
+	case given > 1:
+		return nil, usagef("leave all but one of them out", "--%s-password-file, --%[1]s-password-command and %s exclude each other", s.word, s.variable("PASSWORD"))
+	case file != "":
+		return readPasswordFile(file)
+	case command != "":
+		return runPasswordCommand(a.ctx, command)
+	case text != "":
+		return []byte(text), nil
+	case a.interactive():
+		return a.ask("password of " + shownRepo(spec) + ": ")
+	}
+	return nil, usagef("--"+s.word+"-password-file FILE, or export "+s.variable("PASSWORD_FILE")+"=FILE",
+		"no password of %s: neither a file, a command nor %s is set, and there is no terminal to ask at", s.what, s.variable("PASSWORD"))
+}

@@ -263,6 +263,12 @@ func (g *globals) spec() (string, error) {
 	if g.repo == "" {
 		return "", usagef("-r FOLDER, -r remote:path, or export WTSNAP_REPO=...", "no repository was named")
 	}
+	if strings.Trim(g.repo, "0123456789") == "" { // what was a number of days to the scripts of old
+		if _, err := os.Stat(g.repo); err != nil {
+			return "", usagef("-r FOLDER, or -r remote:path; how long snapshots are kept says wtsnap forget --keep-within "+g.repo+"d; a new folder of that name is ./"+g.repo,
+				"there is no repository %s", g.repo)
+		}
+	}
 	return g.repo, nil
 }
 

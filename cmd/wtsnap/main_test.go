@@ -33,6 +33,7 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"wtsnap":    main,
+		"wtsnapat":  atMain,
 		"unpower":   unpowerMain,
 		"interrupt": interruptMain,
 		"grow":      growMain,

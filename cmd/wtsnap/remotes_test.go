@@ -574,3 +574,52 @@ text-file = %q
 		t.Errorf("%v\n%s", err, text)
 	}
 }
+
+// An upload that fails for good leaves nothing of itself: no half object and no temporary one on the server, and no file here.
+func TestFailedUploadLeavesNothing(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []struct {
+		name  string
+		fault faulty.Fault
+	}{{"cut", faulty.CutUpload}, {"half", faulty.HalfUpload}, {"full", faulty.Answer(507)}} {
+		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel()
+			r, p, dir := serveFaulty(t, rclonetest.WebDAV)
+			tmp := r.path("tmp")
+			if err := os.Mkdir(tmp, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			r.env = append(r.env, "TMPDIR="+tmp)
+			before := objectsBelow(t, dir)
+			p.Next(-1, func(q *http.Request) bool { return q.Method == "PUT" && strings.Contains(q.URL.Path, "/packs/") }, fault.fault)
+			r.run(1, "backup", "src", "--retry-for", "1s")
+			if p.Met() == 0 {
+				t.Fatal("no upload failed")
+			}
+			p.Next(0, nil, nil)
+			for _, name := range objectsBelow(t, dir) {
+				if !slices.Contains(before, name) && !strings.Contains(name, "/leases/") {
+					t.Errorf("left on the server: %s", name)
+				}
+			}
+			if left := objectsBelow(t, tmp); len(left) != 0 {
+				t.Errorf("left in the temporary folder: %v", left)
+			}
+			r.intact()
+		})
+	}
+}
+
+func objectsBelow(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			names = append(names, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}

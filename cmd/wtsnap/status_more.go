@@ -31,6 +31,9 @@ type proof struct {
 	Next     string  `json:"next_overdue,omitempty"`
 	Bytes    int64   `json:"bytes,omitempty"` // restored, or read
 	Failed   string  `json:"failed,omitempty"`
+	// Share is which part of all stored bytes was read within so many seconds, of a check.
+	Share  *float64 `json:"share,omitempty"`
+	Within int64    `json:"within_seconds,omitempty"`
 
 	at       time.Time
 	promised time.Duration
@@ -43,6 +46,17 @@ func (p *proof) set(at time.Time, promised time.Duration, now time.Time) {
 		p.Time, p.Seconds = utc(at), max(0, now.Sub(at).Seconds())
 	}
 	p.Late = promised > 0 && (at.IsZero() || now.Sub(at) > promised)
+}
+
+// checked takes what the ledger of checks says: the last check that read data, and the last one that counted what all have read.
+func (p *proof) checked(last, covering *repo.CheckRecord) {
+	if last != nil {
+		p.at, p.Problems, p.Bytes = last.Time, int64(last.Problems), last.Bytes
+	}
+	if covering != nil && covering.Coverage != nil {
+		share := covering.Coverage.Share()
+		p.Share, p.Within = &share, covering.Coverage.Within
+	}
 }
 
 // text says it in words.
@@ -58,6 +72,9 @@ func (p *proof) text(now time.Time) string {
 		text += ", ended early: " + p.Failed
 	default:
 		text += ": all was as saved"
+	}
+	if p.Share != nil {
+		text += fmt.Sprintf("; %.0f%% of all data was read within %s", 100**p.Share, age(time.Duration(p.Within)*time.Second))
 	}
 	if p.Units > 0 {
 		text += fmt.Sprintf("; %s of %s users and collections in time", number(p.Units-p.Overdue), number(p.Units))
@@ -134,15 +151,12 @@ func (a *app) gather(r *repo.Repository, snaps []*snapshot.Snapshot, list []snap
 		m.retention[name] = a.retention(snaps, name, m.now)
 	}
 	m.check = &proof{}
-	last, err := r.Ledger(a.ctx, repo.LedgerCheck)
+	last, covering, err := r.LastCheck(a.ctx)
 	if err != nil {
 		m.remarks = append(m.remarks, "the ledger of checks: "+message(err))
 	}
-	var at time.Time
-	if n := len(last); n > 0 {
-		at = last[n-1].Time
-	}
-	m.check.set(at, checkAge, m.now)
+	m.check.checked(last, covering)
+	m.check.set(m.check.at, checkAge, m.now)
 	if ask {
 		if err := m.ask(a); err != nil {
 			m.remarks = append(m.remarks, "asking the storage: "+message(err))

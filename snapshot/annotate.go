@@ -25,6 +25,9 @@ type note struct {
 	Remove  []string `json:"remove_tags,omitempty"`
 	Hold    *Hold    `json:"hold,omitempty"`
 	Release bool     `json:"release,omitempty"` // ends a hold
+	// ReleaseAnomaly says that a person finds the snapshot fine; Why is what the person said.
+	ReleaseAnomaly bool   `json:"release_anomaly,omitempty"`
+	Why            string `json:"why,omitempty"`
 }
 
 // A Hold keeps a snapshot from being forgotten by a policy or without being asked for.
@@ -136,6 +139,11 @@ func ChangeTags(ctx context.Context, r *repo.Repository, id repo.SnapshotID, add
 // SetHold holds a snapshot, in place of an earlier hold. until may be zero.
 func SetHold(ctx context.Context, r *repo.Repository, id repo.SnapshotID, reason string, until time.Time) error {
 	return annotate(ctx, r, id, note{Hold: &Hold{Reason: reason, Since: time.Now().UTC().Truncate(time.Second), Until: until.UTC()}})
+}
+
+// ReleaseAnomaly says that a snapshot which is unlike those before it is fine: it holds nothing any more.
+func ReleaseAnomaly(ctx context.Context, r *repo.Repository, id repo.SnapshotID, why string) error {
+	return annotate(ctx, r, id, note{ReleaseAnomaly: true, Why: why})
 }
 
 // ReleaseHold ends a snapshot's hold.

@@ -128,7 +128,8 @@ func (e *SourceError) Unwrap() error { return e.Err }
 // Trouble with single entries goes to the Monitor and into the report. A source that is missing altogether makes the
 // snapshot incomplete; where no source could be saved there is no snapshot, and the error joins a *SourceError each. The
 // same error comes beside a full report where a MongoDB could not be saved to its end. A source that its guard refuses is
-// left out, the others make an incomplete snapshot, and the error is a *GuardError beside a full report. Where ctx ends,
+// left out, the others make an incomplete snapshot, and the error is a *GuardError beside a full report. Where a source is
+// unlike what it was in the nights before, the error is an *AnomalyError beside a full report. Where ctx ends,
 // a checkpoint is stored, and the error is ctx's; where the budget or the window does, it is a *StoppedError.
 //
 // Write order: the session stores packs, index and manifest in this order; the manifest is handed over after every
@@ -308,6 +309,7 @@ func (b *backup) commit(ctx context.Context, report *BackupReport, results []*ba
 	}
 	complete = complete && len(missing) == 0 && len(refused) == 0
 	m := b.manifest(b.root.node.Subtree, complete, false)
+	m.Anomalies = b.anomalies(results)
 	payload, err := EncodeManifest(m)
 	if err != nil {
 		return err
@@ -320,6 +322,9 @@ func (b *backup) commit(ctx context.Context, report *BackupReport, results []*ba
 	report.Snapshot = &Snapshot{Ref: ref, Manifest: m}
 	if err := b.s.MergeIndex(ctx); err != nil {
 		b.o.Monitor.Notice("", fmt.Sprintf("%v; the next backup tries again", err))
+	}
+	if len(m.Anomalies) > 0 {
+		refused = append(refused, &AnomalyError{ref.ID, m.Parent, m.Anomalies})
 	}
 	return errors.Join(append(torn, refused...)...)
 }

@@ -71,6 +71,7 @@ func (b *backup) countFile(t *fileTask, n *Node) {
 	}
 	p.Files.Add(1)
 	p.Bytes.Add(n.Size)
+	t.f.src.tally.file(t.old, n)
 	switch {
 	case t.old == nil:
 		p.New.Add(1)
@@ -244,6 +245,7 @@ func (k *backupWorker) stream(ctx context.Context, c *content, file *localfs.Fil
 // content gathers the parts of one file, in order.
 type content struct {
 	list  *ListBuilder
+	tally *tally   // of the source
 	align *aligner // nil: there is nothing to compare with
 	keep  bool     // it is likely to change again
 	off   int64
@@ -251,6 +253,9 @@ type content struct {
 
 func newContent(b *backup, t *fileTask) *content {
 	c := &content{list: NewListBuilder(b.putTree)}
+	if t.f != nil {
+		c.tally = &t.f.src.tally
+	}
 	if t.old != nil {
 		c.align, c.keep = newAligner(b, t.old), true
 	}
@@ -259,9 +264,12 @@ func newContent(b *backup, t *fileTask) *content {
 
 // store puts a piece, in a worker.
 func (c *content) store(ctx context.Context, k *backupWorker, data []byte) error {
-	id, err := k.put(data, repo.Hint{Bases: c.align.bases(ctx, len(data)), Keep: c.keep})
+	id, added, err := k.put(data, repo.Hint{Bases: c.align.bases(ctx, len(data)), Keep: c.keep})
 	if err != nil {
 		return err
+	}
+	if added {
+		c.tally.blob(data, c.align != nil)
 	}
 	c.align.placed(ctx, id, len(data))
 	if c.align != nil {
@@ -437,7 +445,10 @@ func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
 	a.jobs.Add(1)
 	sent := b.send(ctx, func(k *backupWorker) {
 		defer a.jobs.Done()
-		id, err := k.put(data, hint)
+		id, added, err := k.put(data, hint)
+		if added {
+			a.content.tally.blob(data, a.content.align != nil)
+		}
 		if base, rest, ok := k.ended(); len(hint.Bases) > 0 {
 			a.content.align.tell(end, base, rest, ok)
 		}

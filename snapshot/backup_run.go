@@ -83,7 +83,7 @@ type backupJob func(w *backupWorker)
 // A backupWorker is a goroutine with what it needs to store data.
 type backupWorker struct {
 	*backup
-	put   putHinted // data blobs
+	put   func(data []byte, h repo.Hint) (id chunk.ID, added bool, err error) // data blobs
 	ended func() (base chunk.ID, rest int, ok bool)
 	split *chunk.Splitter
 	buf   []byte
@@ -162,13 +162,13 @@ func (b *backup) start(ctx, store context.Context) (wait func()) {
 		writer := b.s.Writer()
 		w := &backupWorker{backup: b, split: chunk.NewSplitter(nil, params), buf: make([]byte, 0, params.Max)}
 		w.ended = writer.Ended
-		w.put = func(data []byte, h repo.Hint) (chunk.ID, error) {
-			id, _, err := writer.PutHinted(store, index.Data, data, h)
+		w.put = func(data []byte, h repo.Hint) (chunk.ID, bool, error) {
+			id, added, err := writer.PutHinted(store, index.Data, data, h)
 			if err != nil {
 				b.fail(err)
 			}
 			b.spend()
-			return id, err
+			return id, added, err
 		}
 		workers.Go(func() {
 			for j := range b.jobs {

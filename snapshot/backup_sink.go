@@ -169,6 +169,7 @@ func (k *Sink) add(ctx context.Context, path string, m *memNode, content io.Read
 	m.pending = true
 	t := fileTask{old: m.old}
 	a := &assembly{b: k.b, content: newContent(k.b, &t), shows: true}
+	a.content.tally = &k.src.tally
 	a.content.keep = true // streams are read every night, and change
 	split := k.split.Get().(*chunk.Splitter)
 	if sparse {
@@ -387,6 +388,7 @@ func (k *Sink) count(ctx context.Context, m *memNode, path string) {
 			k.src.seen.Add(1)
 			k.src.files.Add(1)
 			k.src.bytes.Add(n.Size)
+			k.src.tally.file(old, n)
 			switch {
 			case old == nil:
 				p.New.Add(1)

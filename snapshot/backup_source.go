@@ -38,6 +38,7 @@ type backupSource struct {
 	dirs    atomic.Int64
 	bytes   atomic.Int64
 
+	tally    tally
 	problems atomic.Int64
 	mongo    atomic.Pointer[MongoInfo]
 
@@ -67,7 +68,7 @@ func (b *backup) begin(s *backupSource) {
 // describe returns the source's line of the manifest.
 func (s *backupSource) describe() Source {
 	return Source{Label: s.spec.Label, Kind: s.kind, Path: s.spec.Path, Files: s.files.Load(), Dirs: s.dirs.Load(),
-		Bytes: s.bytes.Load(), Errors: s.problems.Load(), Time: s.began.UTC(), Mongo: s.mongo.Load()}
+		Bytes: s.bytes.Load(), Errors: s.problems.Load(), Time: s.began.UTC(), Mongo: s.mongo.Load(), Change: s.change()}
 }
 
 // removed returns how many files the finished parent had that are gone.

@@ -511,8 +511,8 @@ func (v *vault) contentOf(m *localfs.Meta, file *localfs.File, again bool) (*Nod
 	must(v.t, o.prepare(time.Now()))
 	b := newRun(v.r, &o)
 	b.fail = func(err error) { v.t.Error(err) }
-	put := func(data []byte, _ repo.Hint) (chunk.ID, error) { return v.r.Hasher().Sum(data), nil }
-	b.treePut = put
+	put := func(data []byte, _ repo.Hint) (chunk.ID, bool, error) { return v.r.Hasher().Sum(data), true, nil }
+	b.treePut = func(data []byte, h repo.Hint) (chunk.ID, error) { id, _, err := put(data, h); return id, err }
 	k := &backupWorker{backup: b, put: put, split: chunk.NewSplitter(nil, v.r.ChunkParams()), buf: make([]byte, 0, v.r.ChunkParams().Max)}
 	n, after, err := k.content(v.t.Context(), &fileTask{name: "f"}, file, m, again)
 	must(v.t, err)

@@ -20,8 +20,8 @@ import (
 )
 
 // ManifestVersion is the newest version of the manifest that this program reads. It writes the oldest one that can say
-// what is to be said: 2 where a source is a MongoDB, else 1.
-const ManifestVersion = 2
+// what is to be said: 3 where it says what a night did to a source, 2 where a source is a MongoDB, else 1.
+const ManifestVersion = 3
 
 // A Manifest says what a snapshot is: its root folder, what it was made of, and how that went.
 type Manifest struct {
@@ -41,6 +41,7 @@ type Manifest struct {
 	Dirs       int64           `json:"dirs"`
 	Bytes      int64           `json:"bytes"` // of regular files, holes included
 	Owners     Owners          `json:"owners,omitzero"`
+	Anomalies  []Anomaly       `json:"anomalies,omitempty"` // since version 3: in what it is unlike the snapshots before
 }
 
 // SourceKind says what kind of thing a source is. It is part of the format.
@@ -64,8 +65,9 @@ type Source struct {
 	Dirs   int64      `json:"dirs"`
 	Bytes  int64      `json:"bytes"`
 	Errors int64      `json:"errors"`
-	Time   time.Time  `json:"time,omitzero"`   // of the machine, when the reading of this source began; UTC
-	Mongo  *MongoInfo `json:"mongo,omitempty"` // since version 2
+	Time   time.Time  `json:"time,omitzero"`    // of the machine, when the reading of this source began; UTC
+	Mongo  *MongoInfo `json:"mongo,omitempty"`  // since version 2
+	Change *Changes   `json:"change,omitempty"` // since version 3: against the snapshot before
 }
 
 // Owners are the names of the users and groups that own entries of the snapshot, by number. Numbers without a name are
@@ -101,12 +103,19 @@ func EncodeManifest(m *Manifest) ([]byte, error) {
 
 // version returns the oldest version that has every field that m uses.
 func (m *Manifest) version() int {
+	v := 1
 	for i := range m.Sources {
 		if m.Sources[i].Mongo != nil {
-			return 2
+			v = max(v, 2)
+		}
+		if m.Sources[i].Change != nil {
+			v = max(v, 3)
 		}
 	}
-	return 1
+	if len(m.Anomalies) > 0 {
+		v = max(v, 3)
+	}
+	return v
 }
 
 // DecodeManifest is the inverse of EncodeManifest. It refuses unknown versions and fields: whoever adds a field that an

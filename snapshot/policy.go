@@ -53,6 +53,7 @@ func (d *Decision) keep(reason string) {
 //
 //   - the newest complete snapshot of each instance stays;
 //   - a snapshot that is held stays;
+//   - all of an instance stay while one of them is unlike those before it, and nobody has released it;
 //   - a snapshot that is dated more than an hour after now stays, and counts for no rule: some clock was wrong, and it
 //     must not make others look old;
 //   - an incomplete snapshot never takes the place of a complete one: the rules count those that lack a source by
@@ -76,8 +77,16 @@ func ApplyPolicy(snaps []*Snapshot, p Policy, now time.Time) []Decision {
 	for _, s := range slices.Backward(sorted) {
 		groups[s.Instance] = append(groups[s.Instance], of[s])
 	}
-	for _, group := range groups {
+	for instance, group := range groups {
 		p.applyTo(group, now)
+		for _, s := range HeldBy(snaps, instance) {
+			for _, d := range group {
+				if !d.Keep {
+					d.Reasons = nil
+				}
+				d.keep("retention is held: snapshot " + s.Ref.ID.Short() + " is unlike those before it")
+			}
+		}
 	}
 	return decisions
 }

@@ -35,6 +35,7 @@ type StreamSource interface {
 type Guard struct {
 	MountPoint string // a path that a file system must be mounted at; "" = none
 	Sentinel   string // a file, relative to the source, that must be there; "" = none
+	Calm       bool   // no night of the source is an anomaly
 }
 
 // ParseSource reads [LABEL=]SOURCE, where SOURCE is the path of a folder or a file, tar:FILE, tar:-, stdin:NAME, or of a

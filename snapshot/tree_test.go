@@ -601,7 +601,7 @@ func TestManifestIsStrict(t *testing.T) {
 	data, err := EncodeManifest(sampleManifest())
 	must(t, err)
 	for from, to := range map[string]string{
-		`"version":1`:  `"version":3`,
+		`"version":1`:  `"version":4`,
 		`{"version":1`: `{"version":0`,
 		`"host":`:      `"hist":`,
 		`"root":"05`:   `"root":"5`,
@@ -626,6 +626,9 @@ func FuzzDecodeManifest(f *testing.F) {
 	must(f, err)
 	f.Add(data)
 	data, err = EncodeManifest(sampleMongoManifest())
+	must(f, err)
+	f.Add(data)
+	data, err = EncodeManifest(sampleChangeManifest())
 	must(f, err)
 	f.Add(data)
 	f.Fuzz(func(t *testing.T, data []byte) {

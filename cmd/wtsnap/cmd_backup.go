@@ -39,7 +39,7 @@ one of them ends, what was saved is a checkpoint, and the next run goes on from 
 
 Exit codes: 0 all is saved; 3 it is, but for the entries that are named; 4 the budget is used up, or the window is over: a
 checkpoint is left, and the next run goes on from there; 14 a source looks empty, or is not what it should
-be, and was left out; 130 interrupted: a checkpoint is left, and the next run goes on from there.`,
+be, and was left out, or the snapshot is unlike those before it and holds retention; 130 interrupted: a checkpoint is left, and the next run goes on from there.`,
 		Flags: append([]cli.Flag{
 			&cli.StringSliceFlag{Name: "exclude", Aliases: []string{"e"}, Usage: "leave out what matches `PATTERN` of .gitignore, relative to each source; may be repeated"},
 			&cli.StringSliceFlag{Name: "exclude-file", Usage: "read such patterns from `FILE`, one a line"},
@@ -52,6 +52,7 @@ be, and was left out; 130 interrupted: a checkpoint is left, and the next run go
 			&cli.StringSliceFlag{Name: "expect-mount", Usage: "refuse a source unless a file system is mounted at `[LABEL=]FOLDER`"},
 			&cli.StringSliceFlag{Name: "sentinel", Usage: "refuse a source unless it has `[LABEL=]FILE`, relative to it"},
 			&cli.BoolFlag{Name: "allow-shrink", Usage: "a source may have lost most of its files: it is meant to be so"},
+			&cli.StringSliceFlag{Name: "anomaly-alarm", Usage: "on or off, `[LABEL=]HOW`: hold retention after a night that is unlike those before (default: on)"},
 			&cli.BoolFlag{Name: "reread", Aliases: []string{"force"}, Usage: "read files again that look unchanged"},
 			compressionFlag(),
 			&cli.StringFlag{Name: "delta", Value: "auto", Usage: "store changed chunks as differences: `HOW` auto, cache (only to what the local cache holds) or off"},
@@ -155,7 +156,7 @@ func excludeOptions(c *cli.Context) (o snapshot.ExcludeOptions, err error) {
 	return o, nil
 }
 
-// guards sets what --expect-mount and --sentinel ask of the sources.
+// guards sets what --expect-mount, --sentinel and --anomaly-alarm ask of the sources.
 func guards(c *cli.Context, sources []snapshot.SourceSpec) error {
 	for _, flag := range []struct {
 		name string
@@ -163,6 +164,7 @@ func guards(c *cli.Context, sources []snapshot.SourceSpec) error {
 	}{
 		{"expect-mount", func(g *snapshot.Guard, v string) { g.MountPoint = v }},
 		{"sentinel", func(g *snapshot.Guard, v string) { g.Sentinel = v }},
+		{"anomaly-alarm", func(g *snapshot.Guard, v string) { g.Calm = v == "off" }},
 	} {
 		for _, text := range c.StringSlice(flag.name) {
 			label, v, ok := strings.Cut(text, "=")
@@ -171,6 +173,9 @@ func guards(c *cli.Context, sources []snapshot.SourceSpec) error {
 			}
 			if v == "" {
 				return usagef("", "--%s %s names nothing", flag.name, shown(text))
+			}
+			if flag.name == "anomaly-alarm" && v != "on" && v != "off" {
+				return usagef("", "--%s %s: it is either on or off", flag.name, shown(text))
 			}
 			found := false
 			for i := range sources {
@@ -204,6 +209,7 @@ type backupDoc struct {
 	Problems   int64               `json:"problems"`
 	Errors     []jsonProblem       `json:"errors"`
 	Stopped    *stoppedDoc         `json:"stopped,omitempty"`
+	Anomalies  []snapshot.Anomaly  `json:"anomalies,omitempty"`
 }
 
 // stoppedDoc says why a run was ended, and what is left to do.
@@ -280,6 +286,7 @@ func newBackupDoc(o snapshot.BackupOptions, rep *snapshot.BackupReport, requests
 		Blobs: rep.Blobs, Requests: requests, Seconds: took.Seconds(), Problems: rep.Problems, Errors: jsonProblems(rep.Errors)}
 	if s := rep.Snapshot; s != nil {
 		d.Snapshot, d.Time, d.Complete, d.Checkpoint = s.Ref.ID.String(), utc(s.Time), s.Complete, s.Checkpoint
+		d.Anomalies = s.Anomalies
 		if !s.Parent.IsZero() {
 			d.Parent = s.Parent.String()
 		}

@@ -131,7 +131,8 @@ func (a *app) forget(c *cli.Context) error {
 	if err := a.carryOut(r, decisions, doc); err != nil {
 		return err
 	}
-	if c.Bool("prune") {
+	held := heldBy(decisions)
+	if c.Bool("prune") && held == nil {
 		if doc.DryRun {
 			a.note("what is forgotten in a dry run is still needed: the plan of --prune leaves it out of account")
 		}
@@ -139,7 +140,26 @@ func (a *app) forget(c *cli.Context) error {
 	}
 	doc.Requests, doc.Seconds = a.requests(), time.Since(start).Seconds()
 	a.result(doc, nil)
+	if err == nil && held != nil {
+		return held
+	}
 	return err
+}
+
+// heldBy returns a *snapshot.HeldError where an anomaly held the rules up. What was named was meant.
+func heldBy(decisions []snapshot.Decision) error {
+	var snaps []*snapshot.Snapshot
+	for _, d := range decisions {
+		if d.Keep {
+			snaps = append(snaps, d.Snapshot)
+		}
+	}
+	for _, s := range snaps {
+		if held := snapshot.HeldBy(snaps, s.Instance); len(held) > 0 {
+			return &snapshot.HeldError{Instance: s.Instance, Snapshots: held}
+		}
+	}
+	return nil
 }
 
 // forgetNamed decides to forget the snapshots that the arguments name.

@@ -56,6 +56,9 @@ type snapshotDoc struct {
 	Dirs       int64       `json:"dirs"`
 	Errors     int64       `json:"errors"`
 	Hold       *holdDoc    `json:"hold,omitempty"`
+	// Anomalies are in what the snapshot is unlike those before it; AnomalyHolds: nobody has released it.
+	Anomalies    []snapshot.Anomaly `json:"anomalies,omitempty"`
+	AnomalyHolds bool               `json:"anomaly_holds,omitempty"`
 }
 
 func newSnapshotDoc(s *snapshot.Snapshot) snapshotDoc {
@@ -65,6 +68,7 @@ func newSnapshotDoc(s *snapshot.Snapshot) snapshotDoc {
 	if !s.Parent.IsZero() {
 		d.Parent = s.Parent.String()
 	}
+	d.Anomalies, d.AnomalyHolds = s.Anomalies, len(s.Unreleased()) > 0
 	if h := s.Hold(); h.Active(time.Now()) {
 		d.Hold = &holdDoc{Reason: h.Reason, Since: utc(h.Since)}
 		if !h.Until.IsZero() {
@@ -157,6 +161,15 @@ func labels(s *snapshot.Snapshot) string {
 	return strings.Join(out, ", ")
 }
 
+// anomalyText says in what a snapshot is unlike those before it.
+func anomalyText(list []snapshot.Anomaly) string {
+	var texts []string
+	for i := range list {
+		texts = append(texts, printable(list[i].String()))
+	}
+	return strings.Join(texts, "; ")
+}
+
 // remarks are what is particular about a snapshot.
 func remarks(s *snapshot.Snapshot) string {
 	var out []string
@@ -171,6 +184,9 @@ func remarks(s *snapshot.Snapshot) string {
 	}
 	if s.Errors > 0 {
 		out = append(out, plural(s.Errors, "problem", "problems"))
+	}
+	if a := s.Unreleased(); len(a) > 0 {
+		out = append(out, "ANOMALY ("+anomalyText(a)+"): retention is held")
 	}
 	if h := s.Hold(); h.Active(time.Now()) {
 		text := "held"

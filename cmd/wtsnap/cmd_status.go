@@ -71,6 +71,8 @@ type statusInstanceDoc struct {
 	Oplogs    []sourceDoc       `json:"oplogs,omitempty"`
 	Drill     *proof            `json:"drill"`
 	Retention *retentionDoc     `json:"retention"`
+	// Held are the ids of snapshots that are unlike those before them, and hold retention.
+	Held []string `json:"held,omitempty"`
 }
 
 type statusDoc struct {
@@ -204,6 +206,9 @@ func newStatusDoc(list []snapshot.InstanceStatus, m *more, requests map[string]i
 		}
 		d.Drill, d.Retention = m.drills[s.Instance], m.retention[s.Instance]
 		d.Remarks = append(d.Remarks, m.late(s.Instance)...)
+		for _, h := range s.Held {
+			d.Held = append(d.Held, h.Ref.ID.String())
+		}
 		doc.Late = doc.Late || s.Late || d.Drill.Late
 		doc.Instances = append(doc.Instances, d)
 	}
@@ -221,6 +226,10 @@ func statusRemarks(s *snapshot.InstanceStatus) (out []string) {
 			what = "a checkpoint"
 		}
 		out = append(out, "the newest snapshot, of "+when(s.Latest.Time)+", is "+what)
+	}
+	for _, h := range s.Held {
+		out = append(out, "retention is held: snapshot "+h.Ref.ID.Short()+" of "+when(h.Time)+" is unlike those before it: "+anomalyText(h.Unreleased())+
+			" (wtsnap hold --release-anomaly "+h.Ref.ID.Short()+" if it is fine)")
 	}
 	if s.Future {
 		out = append(out, "the newest snapshot is dated into the future: a clock is wrong")
@@ -255,6 +264,9 @@ func printStatus(w io.Writer, list []snapshot.InstanceStatus, m *more) {
 			promised = age(s.Promised)
 		}
 		state := "ok"
+		if len(s.Held) > 0 {
+			state = "HELD"
+		}
 		switch {
 		case m.drills[s.Instance].Problems > 0:
 			state = "NOT AS SAVED"
@@ -277,7 +289,7 @@ func pluginState(s *snapshot.InstanceStatus) int {
 	switch {
 	case s.Late:
 		return pluginCritical
-	case s.Future || s.Latest != nil:
+	case s.Future || s.Latest != nil || len(s.Held) > 0:
 		return pluginWarning
 	}
 	return pluginOK

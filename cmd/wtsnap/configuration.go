@@ -26,7 +26,7 @@ var neverConfigured = []string{"config", "json", "quiet", "verbose", "dry-run", 
 	"all", "map", "to-mongo", "all-instances", "key-file", "incomplete", "coverage"}
 
 // sourceFlags are those of backup that a source of the configuration can have for itself.
-var sourceFlags = []string{"exclude", "exclude-file", "exclude-caches", "exclude-larger-than", "one-file-system", "expect-mount", "sentinel"}
+var sourceFlags = []string{"exclude", "exclude-file", "exclude-caches", "exclude-larger-than", "one-file-system", "expect-mount", "sentinel", "anomaly-alarm"}
 
 // vocabulary is what the configuration can say.
 func (a *app) vocabulary() config.Vocabulary {
@@ -38,7 +38,11 @@ func (a *app) vocabulary() config.Vocabulary {
 	}
 	for _, name := range sourceFlags {
 		f := v.Commands["backup"][name]
-		if name == "expect-mount" || name == "sentinel" {
+		switch name {
+		case "anomaly-alarm":
+			f.Check = checkOnOff
+			fallthrough
+		case "expect-mount", "sentinel":
 			f.Kind = config.Text
 		}
 		v.Source[name] = f
@@ -245,7 +249,7 @@ func (a *app) configuredSource(s *config.Source) (snapshot.SourceSpec, error) {
 	if err := a.broken[s.Label]; err != nil {
 		spec.Stream = brokenSource{err}
 	}
-	spec.Guard = snapshot.Guard{MountPoint: one("expect-mount"), Sentinel: one("sentinel")}
+	spec.Guard = snapshot.Guard{MountPoint: one("expect-mount"), Sentinel: one("sentinel"), Calm: one("anomaly-alarm") == "off"}
 	x := &snapshot.ExcludeOptions{Caches: one("exclude-caches") == "true", OneFileSystem: one("one-file-system") == "true"}
 	origin := "[sources." + s.Label + "]"
 	if x.Patterns, err = patternsOf(s.Values["exclude-file"], s.Values["exclude"], origin); err != nil {
@@ -260,6 +264,13 @@ func (a *app) configuredSource(s *config.Source) (snapshot.SourceSpec, error) {
 	}
 	spec.Exclude = x
 	return spec, nil
+}
+
+func checkOnOff(s string) error {
+	if s != "on" && s != "off" {
+		return fmt.Errorf("%q is neither on nor off", s)
+	}
+	return nil
 }
 
 // A brokenSource cannot be saved; the snapshot without it is incomplete.

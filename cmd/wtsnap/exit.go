@@ -80,7 +80,7 @@ func exitCode(ctx context.Context, err error) int {
 	}{
 		{exitDamage, is[*repo.DamageError](err)},
 		{exitCredentials, errors.Is(err, storage.ErrAuth)},
-		{exitSourceGuard, is[*snapshot.GuardError](err)},
+		{exitSourceGuard, is[*snapshot.GuardError](err) || is[*snapshot.AnomalyError](err) || is[*snapshot.HeldError](err)},
 		{exitTargetGuard, is[*snapshot.TargetGuardError](err)},
 		{exitPassword, errors.Is(err, repo.ErrWrongPassword)},
 		{exitNoRepository, errors.Is(err, repo.ErrNoRepository)},
@@ -201,6 +201,12 @@ func hint(err error) string {
 	case is[*whole.TargetError](err):
 		e, _ := errors.AsType[*whole.TargetError](err)
 		return e.Hint
+	case is[*snapshot.AnomalyError](err):
+		e, _ := errors.AsType[*snapshot.AnomalyError](err)
+		return anomalyHint(e.Parent, e.Snapshot)
+	case is[*snapshot.HeldError](err):
+		e, _ := errors.AsType[*snapshot.HeldError](err)
+		return anomalyHint(e.Snapshots[0].Parent, e.Snapshots[0].Ref.ID)
 	case is[*snapshot.GuardError](err):
 		if e, _ := errors.AsType[*snapshot.GuardError](err); e.Before == 0 {
 			return "look at the source: is its file system mounted, is it the right folder?"
@@ -250,6 +256,11 @@ func hint(err error) string {
 		return "run it again later: nothing that was stored is lost; --retry-for 2h tries for longer"
 	}
 	return ""
+}
+
+// anomalyHint says what to do about a snapshot that holds retention.
+func anomalyHint(parent, id repo.SnapshotID) string {
+	return "look at what changed: wtsnap diff " + parent.Short() + " " + id.Short() + "; if it is fine: wtsnap hold --release-anomaly " + id.Short()
 }
 
 // missingPath is how the error ends that a path is not in a snapshot.

@@ -444,6 +444,11 @@ func (m *more) statusEnd(list []snapshot.InstanceStatus) error {
 	case len(late) > 0:
 		return &statusError{exitLate, lateText(late), "look at the log of the job that makes these backups: did it run, and how did it end?", nil}
 	}
+	for i := range list {
+		if s := &list[i]; len(s.Held) > 0 {
+			return &snapshot.HeldError{Instance: s.Instance, Snapshots: s.Held}
+		}
+	}
 	return nil
 }
 

@@ -213,6 +213,9 @@ func (r *runner) unwise(ctx context.Context, name string) string {
 		if s.Name == "backup" && s.Status == Failed && (name == "forget" || name == "prune") {
 			return "nothing is given up while the backup fails"
 		}
+		if s.Name == "forget" && s.Exit == exitGuard && name == "prune" {
+			return "nothing is given up while retention is held"
+		}
 		if s.Exit == exitDamage && (name == "forget" || name == "prune") {
 			return "nothing is given up while there is damage"
 		}

@@ -46,8 +46,27 @@ type KDFParams struct {
 	Threads uint8
 }
 
-// DefaultKDF is the second recommended option of RFC 9106, section 4: 64 MiB, 3 passes, 4 lanes.
-var defaultKDF = KDFParams{Time: 3, Memory: 64 << 10, Threads: 4}
+// DefaultKDF is the second recommended option of RFC 9106, section 4: 64 MiB, 3 passes, 4 lanes. Where a later version
+// raises it, passwords are derived so from when they are changed or upgraded on.
+func DefaultKDF() KDFParams { return KDFParams{Time: 3, Memory: 64 << 10, Threads: 4} }
+
+// grown returns the parameters to derive a password with, where it is not said: today's, and no weaker than k's.
+func (k *KDFParams) grown() KDFParams {
+	d := DefaultKDF()
+	return KDFParams{Time: max(d.Time, k.Time), Memory: max(d.Memory, k.Memory), Threads: max(d.Threads, k.Threads)}
+}
+
+// Check returns nil where parameters are within what every reader takes, and not weaker than today's.
+func (k *KDFParams) Check() error {
+	d := DefaultKDF()
+	switch {
+	case k.Time > maxKDFTime || k.Memory > maxKDFMemory:
+		return fmt.Errorf("a derivation with %d passes over %d MiB is too slow: at most %d passes, %d MiB", k.Time, k.Memory>>10, maxKDFTime, maxKDFMemory>>10)
+	case k.Time < d.Time || k.Memory < d.Memory || k.Threads < d.Threads:
+		return fmt.Errorf("a derivation with %d passes over %d MiB is too weak: at least %d passes, %d MiB", k.Time, k.Memory>>10, d.Time, d.Memory>>10)
+	}
+	return nil
+}
 
 // Bounds of what a key object may ask for, so that a hostile one can't exhaust the machine.
 const (
@@ -107,6 +126,19 @@ type KeyInfo struct {
 	User    string    `json:"user"`
 	Created time.Time `json:"created"`
 	Current bool      `json:"current"` // it opened this repository
+	// KeyFile: the password is a key file's, which needs no slow derivation. Else KDF has the parameters of its derivation.
+	// Neither is stored here.
+	KeyFile bool      `json:"-"`
+	KDF     KDFParams `json:"-"`
+}
+
+// Weak reports whether the password's derivation is weaker than a new one's would be.
+func (k *KeyInfo) Weak() bool { return !k.KeyFile && k.KDF.grown() != k.KDF }
+
+// derivation sets how the password is derived.
+func (k *KeyInfo) derivation(o *keyObject) {
+	k.KeyFile = o.KDF == kdfKeyFile
+	k.KDF = KDFParams{Time: o.Time, Memory: o.Memory, Threads: o.Threads}
 }
 
 // sealedKey is the plaintext of keyObject.Sealed.
@@ -178,7 +210,7 @@ func newKeyObject(repository string, master [keySize]byte, password []byte, p KD
 		return "", nil, errors.New("the password is empty")
 	}
 	if p == (KDFParams{}) {
-		p = defaultKDF
+		p = DefaultKDF()
 	}
 	id, err := randomID()
 	if err != nil {
@@ -247,6 +279,7 @@ func openKeyObject(repository, name string, data, password []byte) (*sealedKey, 
 	if err := strictJSON(plain, &s); err != nil || len(s.Master) != keySize {
 		return nil, damage("holds no master key", err)
 	}
+	s.Info.derivation(k)
 	return &s, nil
 }
 
@@ -294,7 +327,9 @@ func (r *Repository) Keys(ctx context.Context) ([]KeyInfo, error) {
 		if err != nil {
 			return nil, err
 		}
-		infos = append(infos, KeyInfo{ID: path.Base(name), Created: k.Made})
+		info := KeyInfo{ID: path.Base(name), Created: k.Made}
+		info.derivation(k)
+		infos = append(infos, info)
 	}
 	return infos, nil
 }
@@ -312,8 +347,12 @@ func (r *Repository) readKeyObject(ctx context.Context, name string) (*keyObject
 	return k, err
 }
 
-// AddKey adds a password and returns what describes it.
+// AddKey adds a password and returns what describes it. Without parameters it is derived as a new repository's, and no
+// weaker than the one that is used now.
 func (r *Repository) AddKey(ctx context.Context, password []byte, p KDFParams, label string) (KeyInfo, error) {
+	if p == (KDFParams{}) {
+		p = r.key.KDF.grown()
+	}
 	name, data, err := newKeyObject(r.config.ID, r.master, password, p, label)
 	if err != nil {
 		return KeyInfo{}, err
@@ -355,6 +394,12 @@ func (r *Repository) RemoveKey(ctx context.Context, id string) error {
 		}
 	}
 	return ErrLastKey
+}
+
+// UpgradeKey wraps the master key anew with the password that opened this repository, which is derived with other
+// parameters from then on.
+func (r *Repository) UpgradeKey(ctx context.Context, password []byte, p KDFParams) (KeyInfo, error) {
+	return r.ChangeKey(ctx, password, p)
 }
 
 // ChangeKey adds a password and then removes the one that opened this repository.

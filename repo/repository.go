@@ -142,10 +142,10 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 		return nil, fmt.Errorf("listing keys: %w", err)
 	}
 	if len(names) == 0 {
-		return nil, &DamageError{Kind: DamageMissing, Object: keysDir, Detail: "no key object is left",
-			Hint: "without a key object nothing can be read; bring one back from a copy of the repository"}
+		return nil, lostMaster("no key object is left", nil)
 	}
 	var damaged error
+	bad := 0
 	for _, name := range names {
 		data, err := st.Get(ctx, name, 0, -1, nil)
 		if errors.Is(err, storage.ErrNotExist) {
@@ -160,6 +160,7 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 			continue
 		case err != nil: // another key may open it
 			damaged = err
+			bad++
 			continue
 		}
 		r := &Repository{st: st, cached: o.Cached, config: c, key: s.Info, index: index.New(), loading: make(chan struct{}, 1),
@@ -175,10 +176,24 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 		}
 		return r, nil
 	}
-	if damaged != nil {
+	switch {
+	case bad == len(names):
+		return nil, lostMaster("no key object can be read", damaged)
+	case damaged != nil:
+		var d *DamageError
+		if errors.As(damaged, &d) && d.Hint == "" {
+			d.Hint = "no other key opens with this password: if it was this one's, use another password (wtsnap key list works with any), " +
+				"or bring the object back from a copy"
+		}
 		return nil, damaged
 	}
 	return nil, ErrWrongPassword
+}
+
+// lostMaster says that nothing unwraps the master key any more.
+func lostMaster(why string, err error) error {
+	return &DamageError{Kind: DamageMissing, Object: keysDir, Detail: why + ": the master key is lost, and with it all that is in the repository", Err: err,
+		Hint: "bring an object of keys/ back from a copy of the repository; without one, no password and nobody can read any of it"}
 }
 
 // ID is the repository's random id, 32 hex digits.

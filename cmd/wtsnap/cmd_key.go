@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -17,10 +19,31 @@ type keyDoc struct {
 	User    string `json:"user,omitempty"`
 	Created string `json:"created"`
 	Current bool   `json:"current"`
+	// KDF is argon2id with its parameters, or key-file. Weak: a new password would be derived with greater ones.
+	KDF    string `json:"kdf,omitempty"`
+	Memory int64  `json:"kdf_memory,omitempty"`
+	Passes uint32 `json:"kdf_passes,omitempty"`
+	Weak   bool   `json:"kdf_weak,omitempty"`
 }
 
 func newKeyDoc(k repo.KeyInfo) keyDoc {
-	return keyDoc{k.ID, k.Label, k.Host, k.User, utc(k.Created), k.Current}
+	d := keyDoc{ID: k.ID, Label: k.Label, Host: k.Host, User: k.User, Created: utc(k.Created), Current: k.Current, KDF: "key-file"}
+	if !k.KeyFile {
+		d.KDF, d.Memory, d.Passes, d.Weak = "argon2id", int64(k.KDF.Memory)<<10, k.KDF.Time, k.Weak()
+	}
+	return d
+}
+
+// derivation says for people how a password is derived.
+func derivation(k *repo.KeyInfo) string {
+	if k.KeyFile {
+		return "key file"
+	}
+	text := fmt.Sprintf("argon2id, %s, %s", size(int64(k.KDF.Memory)<<10), plural(int64(k.KDF.Time), "pass", "passes"))
+	if k.Weak() {
+		text += " (WEAK)"
+	}
+	return text
 }
 
 func (a *app) keyCommand() *cli.Command {
@@ -30,22 +53,30 @@ func (a *app) keyCommand() *cli.Command {
 			&cli.StringFlag{Name: "new-key-file", Usage: "write a random key to `FILE`, which must not exist, and use it as the new password"},
 		}
 	}
+	kdfFlags := func() []cli.Flag {
+		return []cli.Flag{
+			sizeFlag("kdf-memory", "derive the password with `SIZE` of memory (default: as a new repository's, and no less than now)"),
+			countFlag("kdf-passes", "derive the password with `N` passes over that memory"),
+		}
+	}
 	return &cli.Command{
-		Name: "key", Usage: "add, list, remove and change passwords",
+		Name: "key", Usage: "add, list, remove, change and upgrade passwords",
 		Description: `A repository may have several passwords; each opens all of it. Examples:
 
   wtsnap key add --new-key-file /root/second.key --label "off-site copy"
   wtsnap key list
   wtsnap key remove 3f12ab34
   wtsnap key change                         asks for the new password; the old one stops working
+  wtsnap key upgrade                        the same password, derived as slowly as today's are
 
 Whoever had a password may have kept the key behind it: removing a password keeps out only those who had not.`,
 		Subcommands: []*cli.Command{
 			{Name: "add", Usage: "add a password", Action: a.action(a.keyAdd),
-				Flags: append(newFlags(), &cli.StringFlag{Name: "label", Usage: "`TEXT` that says what the password is for"})},
+				Flags: append(append(newFlags(), &cli.StringFlag{Name: "label", Usage: "`TEXT` that says what the password is for"}), kdfFlags()...)},
 			{Name: "list", Usage: "list the passwords", Action: a.action(a.keyList)},
 			{Name: "remove", Usage: "remove a password", ArgsUsage: "ID", Action: a.action(a.keyRemove)},
-			{Name: "change", Usage: "replace the password that is used now", Action: a.action(a.keyChange), Flags: newFlags()},
+			{Name: "change", Usage: "replace the password that is used now", Action: a.action(a.keyChange), Flags: append(newFlags(), kdfFlags()...)},
+			{Name: "upgrade", Usage: "derive the password that is used now as slowly as today's are", Action: a.action(a.keyUpgrade), Flags: kdfFlags()},
 		},
 	}
 }
@@ -66,8 +97,69 @@ func (a *app) secondPassword(c *cli.Context) ([]byte, error) {
 	return nil, usagef("--new-password-file FILE or --new-key-file FILE", "no new password was given")
 }
 
+// kdfParams reads --kdf-memory and --kdf-passes; the zero value where neither is given.
+func kdfParams(c *cli.Context) (p repo.KDFParams, err error) {
+	memory, hasMemory := get[int64](c, "kdf-memory")
+	passes, hasPasses := get[int](c, "kdf-passes")
+	if !hasMemory && !hasPasses {
+		return p, nil
+	}
+	p = repo.DefaultKDF()
+	if hasMemory {
+		p.Memory = uint32(min(memory>>10, math.MaxUint32))
+	}
+	if hasPasses {
+		p.Time = uint32(max(passes, 0))
+	}
+	if err := p.Check(); err != nil {
+		return p, &usageError{text: err.Error()}
+	}
+	return p, nil
+}
+
+func (a *app) keyUpgrade(c *cli.Context) error {
+	if _, err := a.arguments(0, 0, ""); err != nil {
+		return err
+	}
+	p, err := kdfParams(c)
+	if err != nil {
+		return err
+	}
+	r, err := a.openRepo()
+	if err != nil {
+		return err
+	}
+	keys, err := r.Keys(a.ctx)
+	if err != nil {
+		return fmt.Errorf("listing the passwords: %w", err)
+	}
+	now := keys[slices.IndexFunc(keys, func(k repo.KeyInfo) bool { return k.Current })]
+	if now.KeyFile || p == (repo.KDFParams{}) && !now.Weak() || p == now.KDF {
+		a.done(map[string]keyDoc{"key": newKeyDoc(now)}, func(w io.Writer) {
+			fmt.Fprintf(w, "password %s is derived as well as it can be: %s\n", now.ID[:8], derivation(&now))
+		})
+		return nil
+	}
+	password, err := a.password(a.ctx)
+	if err != nil {
+		return err
+	}
+	info, err := r.UpgradeKey(a.ctx, password, p)
+	if err != nil {
+		return fmt.Errorf("upgrading the password: %w", err)
+	}
+	a.done(map[string]keyDoc{"key": newKeyDoc(info)}, func(w io.Writer) {
+		fmt.Fprintf(w, "the password is the same; its key is %s now, derived with %s\n", info.ID[:8], derivation(&info))
+	})
+	return nil
+}
+
 func (a *app) keyAdd(c *cli.Context) error {
 	if _, err := a.arguments(0, 0, ""); err != nil {
+		return err
+	}
+	p, err := kdfParams(c)
+	if err != nil {
 		return err
 	}
 	r, err := a.openRepo()
@@ -78,7 +170,7 @@ func (a *app) keyAdd(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	info, err := r.AddKey(a.ctx, password, repo.KDFParams{}, c.String("label"))
+	info, err := r.AddKey(a.ctx, password, p, c.String("label"))
 	if err != nil {
 		return fmt.Errorf("adding a password: %w", err)
 	}
@@ -101,16 +193,25 @@ func (a *app) keyList(*cli.Context) error {
 		return fmt.Errorf("listing the passwords: %w", err)
 	}
 	docs := make([]keyDoc, 0, len(keys))
-	t := newTable("ID", "CREATED", "LABEL", "MADE BY", "")
+	t := newTable("ID", "CREATED", "DERIVED WITH", "LABEL", "MADE BY", "")
+	weak := 0
 	for _, k := range keys {
 		docs = append(docs, newKeyDoc(k))
+		if k.Weak() {
+			weak++
+		}
 		if !k.Current {
-			t.add(k.ID[:8], when(k.Created), "(sealed by its password)", "", "")
+			t.add(k.ID[:8], when(k.Created), derivation(&k), "(sealed by its password)", "", "")
 			continue
 		}
-		t.add(k.ID[:8], when(k.Created), shown(k.Label), shown(strings.Trim(k.User+"@"+k.Host, "@")), "used now")
+		t.add(k.ID[:8], when(k.Created), derivation(&k), shown(k.Label), shown(strings.Trim(k.User+"@"+k.Host, "@")), "used now")
 	}
-	a.result(map[string][]keyDoc{"keys": docs}, t.write)
+	a.result(map[string][]keyDoc{"keys": docs}, func(w io.Writer) {
+		t.write(w)
+		if weak > 0 {
+			fmt.Fprintln(w, "what is weak is derived less slowly than a new password would be: wtsnap key upgrade, with that password")
+		}
+	})
 	return nil
 }
 
@@ -153,6 +254,10 @@ func (a *app) keyChange(c *cli.Context) error {
 	if _, err := a.arguments(0, 0, ""); err != nil {
 		return err
 	}
+	p, err := kdfParams(c)
+	if err != nil {
+		return err
+	}
 	r, err := a.openRepo()
 	if err != nil {
 		return err
@@ -161,7 +266,7 @@ func (a *app) keyChange(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	info, err := r.ChangeKey(a.ctx, password, repo.KDFParams{})
+	info, err := r.ChangeKey(a.ctx, password, p)
 	if err != nil {
 		return fmt.Errorf("changing the password: %w", err)
 	}

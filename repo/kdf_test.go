@@ -21,7 +21,7 @@ func TestDerivationGrows(t *testing.T) {
 		t.Fatal("no current key")
 		return nil, KeyInfo{}
 	}
-	r, k := open("old")
+	_, k := open("old")
 	if k.KDF != weak || !k.Weak() || k.KeyFile {
 		t.Errorf("the weak one: %+v", k)
 	}

@@ -36,6 +36,8 @@ type Dump struct {
 	Problems []snapshot.PathError
 	// Folded says that the documents are those of a moment, with an oplog applied: see Moment.
 	Folded bool
+	// Filter is the query that the documents were chosen by, see Filtered; "" = all are there.
+	Filter string
 
 	r           *repo.Repository
 	collections []Collection

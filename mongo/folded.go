@@ -51,18 +51,23 @@ func (rs *restore) feeds(ctx context.Context) ([]feed, error) {
 	if rs.chosen != nil {
 		return rs.chosen, nil
 	}
-	whole := rs.d
-	if !rs.d.Folded && rs.d.Source != nil && rs.d.Root == rs.d.Source.Label && rs.o.Path != rs.d.Root {
+	return rs.d.feeds(ctx, rs.o.Path, rs.o.Memory)
+}
+
+// feeds returns the collections of a dump, which was opened at a path, at its end.
+func (d *Dump) feeds(ctx context.Context, path string, memory int64) ([]feed, error) {
+	whole := d
+	if !d.Folded && d.Source != nil && d.Root == d.Source.Label && path != d.Root {
 		// A part of it needs the oplog of the whole.
 		var err error
-		if whole, err = OpenDump(ctx, rs.r, rs.o.Snapshot, rs.d.Root); err != nil {
+		if whole, err = OpenDump(ctx, d.r, d.Snapshot, d.Root); err != nil {
 			return nil, err
 		}
 	}
 	if whole.oplog == nil {
-		return rs.d.plainFeeds(), nil
+		return d.plainFeeds(), nil
 	}
-	return whole.ownFeeds(ctx, rs.within, rs.o.Memory)
+	return whole.ownFeeds(ctx, within(d.Root, path), memory)
 }
 
 func (d *Dump) plainFeeds() (out []feed) {
@@ -78,22 +83,21 @@ func (d *Dump) ownFeeds(ctx context.Context, wants func(db, name string) bool, m
 	return d.foldedFeeds(ctx, ownLog{d}, oplog.Options{Start: start, End: end, At: end, Wants: wants, Memory: memory})
 }
 
-// within reports whether a collection lies in the path that is restored; it may have been created after the collections of
-// the dump were listed.
-func (rs *restore) within(db, name string) bool {
-	rest := strings.Trim(strings.TrimPrefix(rs.o.Path, rs.d.Root), "/")
-	if rs.o.Path == "" || rest == "" {
-		return true
-	}
+// within chooses the collections that lie in a path of a snapshot, below a dump's root; one may have been created after
+// the collections of the dump were listed.
+func within(root, path string) func(db, name string) bool {
+	rest := strings.Trim(strings.TrimPrefix(path, root), "/")
 	in, file, one := strings.Cut(rest, "/")
-	if in != db {
-		return false
+	f := layout.Parse(in + "/" + file)
+	return func(db, name string) bool {
+		switch {
+		case path == "" || rest == "":
+			return true
+		case in != db || !one:
+			return in == db
+		}
+		return strings.TrimPrefix(layout.CollectionName(f.Name), layout.BucketsPrefix) == name || f.Name == layout.FileName(name)
 	}
-	if !one {
-		return true
-	}
-	f := layout.Parse(db + "/" + file)
-	return strings.TrimPrefix(layout.CollectionName(f.Name), layout.BucketsPrefix) == name || f.Name == layout.FileName(name)
 }
 
 // foldedFeeds folds a log into a dump. o's Collections and Covers are filled in.

@@ -15,22 +15,33 @@ import (
 	"github.com/whole-tale/wtsnap/snapshot"
 )
 
-// RestoreFolder writes the MongoDB of a moment as mongodump's folder, which mongorestore takes: what path leads to goes
-// directly into o.Target's folder, which has to be empty or not there yet. The other options that matter are Path, DryRun,
-// OnAction, Progress and Monitor.
+// RestoreFolder writes the MongoDB of a moment as mongodump's folder: see FolderTarget.
 func (m *Moment) RestoreFolder(ctx context.Context, r *repo.Repository, o snapshot.RestoreOptions) (*snapshot.RestoreReport, error) {
+	return FolderTarget{Open: m.Open}.RestoreTo(ctx, r, o, nil)
+}
+
+// FolderTarget restores documents that are made as they are read, of a moment or chosen by a filter, to mongodump's folder,
+// which mongorestore takes: what the path leads to goes directly into the target's folder, which has to be empty or not
+// there yet. The other options that matter are Path, DryRun, OnAction, Progress and Monitor. A dump as it is in a snapshot
+// needs no such target.
+type FolderTarget struct {
+	Open Opener
+}
+
+// RestoreTo implements snapshot.ForeignTarget.
+func (t FolderTarget) RestoreTo(ctx context.Context, r *repo.Repository, o snapshot.RestoreOptions, _ *snapshot.Node) (*snapshot.RestoreReport, error) {
 	began := time.Now()
 	rep := &snapshot.RestoreReport{Path: o.Path, Target: o.Target.String(), DryRun: o.DryRun, Documents: &snapshot.Documents{}}
 	if list, err := os.ReadDir(o.Target.Path); err == nil && len(list) > 0 {
-		return rep, &snapshot.TargetGuardError{Target: o.Target.Path, Reason: "the folder is not empty, and the documents of a moment go into a new one",
+		return rep, &snapshot.TargetGuardError{Target: o.Target.Path, Reason: "the folder is not empty, and documents that are chosen one by one go into a new one",
 			Hint: "name a folder that is not there yet"}
 	}
-	d, err := m.Open(ctx, r, nil, o.Path)
+	d, err := t.Open(ctx, r, o.Snapshot, o.Path)
 	if err != nil {
 		return rep, err
 	}
-	w := folderWriter{ctx: ctx, d: d, o: &o, rep: rep, strip: strings.TrimPrefix(strings.TrimPrefix(o.Path, m.Label), "/")}
-	w.strip, _, _ = strings.Cut(w.strip, "/")
+	w := folderWriter{ctx: ctx, d: d, o: &o, rep: rep}
+	w.strip, _, _ = strings.Cut(strings.Trim(strings.TrimPrefix(o.Path, d.Root), "/"), "/")
 	for i := range d.collections {
 		if err := w.collection(&d.collections[i]); err != nil {
 			return rep, fmt.Errorf("writing %s: %w", d.collections[i].Namespace(), err)
@@ -54,11 +65,20 @@ type folderWriter struct {
 }
 
 func (w *folderWriter) collection(c *Collection) error {
-	if err := w.file(layout.MetadataPath(c.DB, c.Name), func(out io.Writer) error {
-		_, err := out.Write(c.Metadata.JSON)
-		return err
-	}); err != nil || c.Type == layout.TypeView {
-		return err
+	if c.Metadata.JSON != nil || w.d.Filter == "" {
+		if err := w.file(layout.MetadataPath(c.DB, c.Name), func(out io.Writer) error {
+			_, err := out.Write(c.Metadata.JSON)
+			return err
+		}); err != nil || c.Type == layout.TypeView {
+			return err
+		}
+	}
+	if w.d.Filter != "" && w.o.DryRun { // nothing else says how many there are
+		n, err := w.d.count(w.ctx, c)
+		w.rep.Documents.Inserted += n
+		if err != nil {
+			return err
+		}
 	}
 	return w.file(layout.DataPath(c.DB, c.DataName), func(out io.Writer) error {
 		docs := w.d.Documents(w.ctx, c)

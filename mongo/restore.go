@@ -51,6 +51,7 @@ type Restorer struct {
 	chosen  []feed        // what is restored instead of all that the path leads to; nil = that
 	pause   time.Duration // before the first retry; 0 = a second
 	retries int           // 0 = maxRetries
+	waiting int           // of Compare: documents whose counterpart has not come; 0 = comparedAtOnce
 }
 
 // RestoreTo restores what o.Path leads to. Trouble with one document, index or collection is reported and does not end

@@ -498,6 +498,10 @@ func idText(doc bson.Raw) string {
 	if err != nil {
 		return "without an _id"
 	}
+	return shortText(v)
+}
+
+func shortText(v bson.RawValue) string {
 	text := v.String()
 	if len(text) > 100 {
 		text = text[:100] + "..."

@@ -42,8 +42,11 @@ type journalState struct {
 func (rs *restore) journalID() string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\x00%s\x00%d\x00%q\x00%q", rs.o.Snapshot.Ref.ID, rs.o.Path, rs.Mode, rs.From, rs.To)
-	if rs.d.Folded {
+	if rs.d.Folded && rs.d.Info != nil {
 		fmt.Fprintf(h, "\x00%s", rs.d.Info.End) // of the same dump other moments have other documents
+	}
+	if rs.d.Filter != "" {
+		fmt.Fprintf(h, "\x00%s", rs.d.Filter)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:12])
 }

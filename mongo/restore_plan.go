@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 
@@ -100,13 +101,7 @@ func (rs *restore) plan(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func sortedKeys(m map[string]bool) (out []string) {
-	for k := range m {
-		out = append(out, k)
-	}
-	slices.Sort(out)
-	return out
-}
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // selects reports whether a collection is restored like any other.
 func (rs *restore) selects(c *Collection) bool {

@@ -81,6 +81,13 @@ type dumpWriter struct {
 func (w *dumpWriter) list() error {
 	for _, c := range w.d.Collections() {
 		w.begin(c.Namespace(), c.Bytes)
+		if w.d.Filter != "" { // nothing else says how many there are
+			n, err := w.d.count(w.ctx, &c)
+			w.rep.Documents.Inserted += n
+			if err != nil {
+				return err
+			}
+		}
 	}
 	if w.d.oplog != nil {
 		w.begin(archive.Oplog.String(), w.d.oplog.Size)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -152,6 +153,10 @@ func (a *app) restore(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	filter, err := readFilter(c, &o)
+	if err != nil {
+		return err
+	}
 	r, s, path, err := a.openSnapshot(c)
 	missing := err
 	if is[*snapshot.NotFoundError](err) && c.IsSet("at") { // a server's clock may be behind this machine's
@@ -179,7 +184,11 @@ func (a *app) restore(c *cli.Context) error {
 			return err
 		}
 	}
-	return a.doRestore(r, o, m)
+	open, err := a.useFilter(r, filter, &o, m)
+	if err != nil {
+		return err
+	}
+	return a.doRestore(r, o, m, open)
 }
 
 // confirmDelete shows what --delete would remove, and asks.
@@ -216,8 +225,9 @@ func (a *app) confirmDelete(r *repo.Repository, o snapshot.RestoreOptions) (bool
 	return false, &statusError{exitFailed, "restoring: nothing was done, because you did not agree", "leave --delete out to keep them", nil}
 }
 
-// doRestore restores; with a moment, what a MongoDB was then.
-func (a *app) doRestore(r *repo.Repository, o snapshot.RestoreOptions, m *mongo.Moment) error {
+// doRestore restores; with a moment, what a MongoDB was then. Where open is not nil, documents that it yields go into a
+// folder.
+func (a *app) doRestore(r *repo.Repository, o snapshot.RestoreOptions, m *mongo.Moment, open mongo.Opener) error {
 	var mu sync.Mutex
 	var actions []actionDoc
 	lines := o.DryRun || a.g.verbose
@@ -242,8 +252,10 @@ func (a *app) doRestore(r *repo.Repository, o snapshot.RestoreOptions, m *mongo.
 	start := time.Now()
 	shows := a.startProgress("restoring", &p)
 	do := snapshot.Restore
-	if m != nil && o.Target.Kind == snapshot.TargetFolder {
-		do = m.RestoreFolder
+	if open != nil {
+		do = func(ctx context.Context, r *repo.Repository, o snapshot.RestoreOptions) (*snapshot.RestoreReport, error) {
+			return mongo.FolderTarget{Open: open}.RestoreTo(ctx, r, o, nil)
+		}
 	}
 	rep, err := do(a.ctx, r, o)
 	a.endProgress(shows)

@@ -17,13 +17,14 @@ import (
 // mongoCommand holds what is done with a MongoDB besides backup and restore.
 func (a *app) mongoCommand() *cli.Command {
 	return &cli.Command{
-		Name: "mongo", Usage: "follow a MongoDB's oplog",
+		Name: "mongo", Usage: "follow a MongoDB's oplog, or compare it with a snapshot",
 		Description: `What there is for a MongoDB besides backup and restore. Examples:
 
   wtsnap mongo oplog mongodb://db1,db2/?replicaSet=rs1           follow the oplog until stopped
   wtsnap mongo oplog --once mongodb://db1,db2/?replicaSet=rs1    store what is new, for a timer
-  wtsnap restore --at "2026-11-20 03:00:00" latest:mongo --to mongodb://...`,
-		Subcommands: []*cli.Command{a.mongoOplogCommand()},
+  wtsnap restore --at "2026-11-20 03:00:00" latest:mongo --to mongodb://...
+  wtsnap mongo verify latest:mongo mongodb://db1,db2/?replicaSet=rs1    does the database have what the snapshot has?`,
+		Subcommands: []*cli.Command{a.mongoOplogCommand(), a.mongoVerifyCommand()},
 	}
 }
 
@@ -76,15 +77,9 @@ type followDoc struct {
 }
 
 // mongoAddress returns the address that is given, or that of the configuration's only MongoDB.
-func (a *app) mongoAddress() (string, error) {
-	args, err := a.arguments(0, 1, "")
-	if err != nil {
-		return "", err
-	}
-	var found []string
-	if len(args) == 1 {
-		found = args
-	} else {
+func (a *app) mongoAddress(command string, given []string) (string, error) {
+	found := given
+	if len(found) == 0 {
 		sources, err := a.configuredSources(nil)
 		if err != nil {
 			return "", err
@@ -97,11 +92,11 @@ func (a *app) mongoAddress() (string, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return "", usagef("wtsnap mongo oplog mongodb://HOST/?replicaSet=NAME", "there is no MongoDB to follow")
+		return "", usagef(command+" mongodb://HOST/?replicaSet=NAME", "no MongoDB is named, and the configuration has none")
 	case len(found) > 1:
-		return "", usagef("wtsnap mongo oplog URI --label NAME", "the configuration has %d MongoDBs, and none was chosen", len(found))
+		return "", usagef(command+" URI", "the configuration has %d MongoDBs, and none was chosen", len(found))
 	case !strings.HasPrefix(found[0], "mongodb://") && !strings.HasPrefix(found[0], "mongodb+srv://"):
-		return "", usagef("wtsnap mongo oplog mongodb://HOST/?replicaSet=NAME", "%s is no address of a MongoDB", shown(snapshot.RedactURI(found[0])))
+		return "", usagef(command+" mongodb://HOST/?replicaSet=NAME", "%s is no address of a MongoDB", shown(snapshot.RedactURI(found[0])))
 	}
 	return found[0], nil
 }
@@ -113,7 +108,11 @@ func (a *app) mongoOplog(c *cli.Context) error {
 	}
 	o := mongo.FollowOptions{Password: source.Password, ReadPreference: source.ReadPreference, Member: source.Member,
 		Instance: a.g.own, Label: c.String("label"), Once: c.Bool("once"), Program: "wtsnap " + programVersion(), Monitor: &monitor{a: a}}
-	if o.Address, err = a.mongoAddress(); err != nil {
+	args, err := a.arguments(0, 1, "")
+	if err != nil {
+		return err
+	}
+	if o.Address, err = a.mongoAddress("wtsnap mongo oplog", args); err != nil {
 		return err
 	}
 	if err := a.g.needInstance("mongo oplog"); err != nil {

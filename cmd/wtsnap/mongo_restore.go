@@ -17,12 +17,12 @@ func (a *app) mongoTarget(c *cli.Context, o *snapshot.RestoreOptions) error {
 
 // printDocuments prints what became of documents.
 func printDocuments(row func(name, text string), rep *snapshot.RestoreReport, o snapshot.RestoreOptions) {
-	if o.Target.Kind == snapshot.TargetFolder && rep.Documents != nil && !rep.DryRun {
+	if o.Target.Kind == snapshot.TargetFolder && rep.Documents != nil && (!rep.DryRun || rep.Documents.Inserted > 0) {
 		row("documents", number(rep.Documents.Inserted))
 	}
 	if o.Target.Kind == snapshot.TargetMongodump {
 		text := plural(rep.Files.New, "namespace", "namespaces")
-		if !rep.DryRun {
+		if !rep.DryRun || rep.Documents.Inserted > 0 {
 			text += ", " + plural(rep.Documents.Inserted, "document", "documents")
 		}
 		row("archive", text)

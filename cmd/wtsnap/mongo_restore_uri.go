@@ -23,6 +23,7 @@ func mongoRestoreFlags() []cli.Flag {
 		&cli.StringFlag{Name: "mongo-password-file", Usage: "MongoDB: take the password of the user from `FILE`"},
 		&cli.BoolFlag{Name: "no-indexes", Usage: "MongoDB: make no indexes but that of _id"},
 		&cli.BoolFlag{Name: "no-users", Usage: "MongoDB: leave users and roles out"},
+		&cli.StringFlag{Name: "filter", Usage: "MongoDB: restore only the documents that `QUERY` means, in extended JSON, such as '{\"login\": \"alice\"}'"},
 		&cli.StringFlag{Name: "transform", Usage: "MongoDB: make the updates that `FILE` lists after the documents, such as those of a domain"},
 	}
 }

@@ -210,7 +210,7 @@ func restoreUserTo(ctx context.Context, c *cli.Context, u *mongo.UserData, o sna
 
 // checkUserTarget refuses what has no meaning for one user.
 func checkUserTarget(c *cli.Context, o *snapshot.RestoreOptions) error {
-	bad := []string{"include", "exclude", "delete", "drop", "insert-missing", "ns-include", "ns-exclude", "ns-from", "ns-to", "no-indexes", "no-users", "transform"}
+	bad := []string{"include", "exclude", "delete", "drop", "insert-missing", "ns-include", "ns-exclude", "ns-from", "ns-to", "no-indexes", "no-users", "transform", "filter"}
 	switch o.Target.Kind {
 	case snapshot.TargetFolder:
 		bad = append(bad, "shares", "files-to")

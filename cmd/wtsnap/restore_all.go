@@ -82,7 +82,7 @@ func (a *app) restoreAll(c *cli.Context) error {
 
 // allOptions reads the flags.
 func (a *app) allOptions(c *cli.Context) (o whole.Options, spec snapshot.Spec, err error) {
-	for _, name := range []string{"to", "include", "exclude", "delete", "user", "with", "shares", "files-to", "list-users"} {
+	for _, name := range []string{"to", "include", "exclude", "delete", "user", "with", "shares", "files-to", "list-users", "filter"} {
 		if c.IsSet(name) {
 			hint := "leave --" + name + " out"
 			if name == "to" {

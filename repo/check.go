@@ -82,7 +82,7 @@ type checker struct {
 	read    []index.PackRef        // read whole, and as they were stored
 	whole   []index.PackID         // of these, the packs without a bad blob
 	bad     map[index.BlobRef]bool // blobs of frames that were read and could not be
-	deltas  []index.BlobRef        // blobs of frames that were read and that rest on others
+	deltas  []index.BlobRef        // blobs of frames that were read, that rest on others, and that are not known to be sound
 	filed   map[string]bool        // details of what deltas met, which many of them meet
 }
 

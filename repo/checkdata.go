@@ -123,6 +123,7 @@ func (c *checker) choose(reads *packReads, all []readCandidate, now time.Time) [
 
 // readPacks reads the chosen packs whole.
 func (c *checker) readPacks(ctx context.Context, chosen []index.PackRef) error {
+	sound := c.planSound(chosen)
 	var mu sync.Mutex
 	var scratch sync.Pool
 	g, ctx := errgroup.WithContext(ctx)
@@ -135,7 +136,7 @@ func (c *checker) readPacks(ctx context.Context, chosen []index.PackRef) error {
 			}
 			defer scratch.Put(s)
 			info := c.x.Pack(ref)
-			err := c.readPack(ctx, ref, info, s)
+			err := c.readPack(ctx, ref, info, sound, s)
 			whole := err == nil
 			if err != nil {
 				if err := c.damage(packName(info.ID), err); err != nil {
@@ -155,12 +156,16 @@ func (c *checker) readPacks(ctx context.Context, chosen []index.PackRef) error {
 			return nil
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	c.deltas = slices.DeleteFunc(c.deltas, sound.set.Has)
+	return nil
 }
 
 // readPack compares a pack with its name, its own directory and the index, and decodes all that is in
 // it.
-func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.PackInfo, s *unitScratch) error {
+func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.PackInfo, sound *soundDeltas, s *unitScratch) error {
 	file, err := c.r.st.Get(ctx, packName(info.ID), 0, -1, s.raw)
 	if err != nil {
 		return packError(info.ID, err)
@@ -169,12 +174,18 @@ func (c *checker) readPack(ctx context.Context, ref index.PackRef, info index.Pa
 	damage := func(kind, detail string, err error) error {
 		return &DamageError{Kind: kind, Object: packName(info.ID), Detail: detail, Err: err, Hint: healHint}
 	}
+	if err := sound.read(ctx, ref, &packFile{info.ID, file}); err != nil {
+		return err
+	}
 	var failed error
 	bad := 0
 	blob := info.FirstBlob
 	for _, f := range c.x.Frames(ref) {
 		first := blob
 		blob += index.BlobRef(len(f.Blobs))
+		if len(f.Bases) == 0 && sound.frame(first, len(f.Blobs)) {
+			continue
+		}
 		if err := c.readFrameOf(ctx, info, &f, file, s); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
@@ -233,8 +244,9 @@ func (c *checker) readFrameOf(ctx context.Context, info index.PackInfo, f *index
 	return err
 }
 
-// readDeltas puts the deltas of the packs that were read together and hashes them. It reads what they rest on, each whole
-// blob once for all that rest on it.
+// readDeltas puts those deltas of the packs that were read together that are not known to be sound, and hashes them: they
+// are damaged, or rest on what lies in packs that were not read. It reads what they rest on, each whole blob once for all
+// that rest on it.
 func (c *checker) readDeltas(ctx context.Context) error {
 	b := &batch{r: c.r, x: c.x, fn: func(int, []byte) error { return nil }}
 	b.o = ReadOptions{Workers: c.o.Workers, OnError: func(i int, err error) error {

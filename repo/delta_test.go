@@ -234,15 +234,13 @@ func (s *reads) Get(ctx context.Context, name string, offset, length int64, buf 
 	return data, err
 }
 
-// A restore after many nights fetches every byte that it needs once, also of whole blobs that deltas of several ranges rest
-// on, and few ranges.
-func TestNightsAreReadOnce(t *testing.T) {
-	tr := newRepo(t)
+// tenNights backs up 100 blobs on ten nights of edits and returns the last.
+func tenNights(t *testing.T, tr *testRepo) (old *pastNight) {
+	t.Helper()
 	var blobs [][]byte
 	for i := range 100 {
 		blobs = append(blobs, word(strings.Repeat("o", i+1), 200_000))
 	}
-	var old *pastNight
 	for i := range 10 {
 		n, _, err := backupOver(t.Context(), tr.open(tr.st), old, blobs, SessionOptions{Level: chunk.LevelFastest})
 		must0(t, err)
@@ -255,6 +253,51 @@ func TestNightsAreReadOnce(t *testing.T) {
 			}
 		}
 	}
+	return old
+}
+
+// A check that reads everything reads whole blobs once, with the deltas on them.
+func TestCheckReadsOnce(t *testing.T) {
+	tr := newRepo(t)
+	old := tenNights(t, tr)
+	for parts := range 3 {
+		counted := &reads{Storage: tr.mem, times: map[string][]uint8{}}
+		var stored, whole int64
+		for part := range max(parts, 1) {
+			r := tr.open(counted)
+			o := CheckOptions{References: references(r), ReadShare: 1, Parts: parts}
+			if parts > 0 {
+				o.Part = part + 1
+			}
+			rep, err := r.Check(t.Context(), o)
+			must0(t, err)
+			if len(rep.Problems) > 0 {
+				t.Errorf("part %d of %d: %+v", part+1, parts, rep.Problems)
+			}
+			stored += rep.BytesRead
+		}
+		r := tr.open(tr.mem)
+		must0(t, r.LoadIndex(t.Context()))
+		for _, id := range old.ids {
+			loc, _ := r.Index().Lookup(index.KeyOf(id))
+			_, root := r.Index().At(rootOf(r.Index(), loc))
+			whole += int64(root.Length)
+		}
+		t.Logf("%d parts: %d bytes fetched of %d, %d of them whole blobs", parts, counted.bytes, stored, whole)
+		if stored < whole || whole < stored/3 {
+			t.Fatal("there is hardly anything whole")
+		}
+		if parts < 2 && counted.bytes-stored > whole/4 {
+			t.Errorf("%d bytes fetched of packs of %d, of which %d are whole blobs", counted.bytes, stored, whole)
+		}
+	}
+}
+
+// A restore after many nights fetches every byte that it needs once, also of whole blobs that deltas of several ranges rest
+// on, and few ranges.
+func TestNightsAreReadOnce(t *testing.T) {
+	tr := newRepo(t)
+	old := tenNights(t, tr)
 	counted := &reads{Storage: tr.mem, times: map[string][]uint8{}}
 	r := tr.open(counted)
 	must0(t, r.LoadIndex(t.Context()))

@@ -91,7 +91,7 @@ func (b *batch) read(ctx context.Context, wants []want) error {
 	g.SetLimit(b.o.Workers)
 	b.units(wants, func(part []want) {
 		if gctx.Err() == nil {
-			g.Go(func() error { return b.readUnit(gctx, part) })
+			g.Go(func() error { return b.readUnit(gctx, part, nil) })
 		}
 	})
 	return g.Wait()
@@ -167,6 +167,7 @@ func windowOf(loc index.Location) window { return window{loc.Pack, loc.Offset / 
 // unit is what one worker reads together: frames, and the bases that they need.
 type unit struct {
 	b      *batch
+	file   *packFile // of a pack that is in memory; nil = none
 	blobs  map[index.BlobRef]*unitBlob
 	frames map[index.FrameRef]*unitFrame
 	order  []*unitFrame // by place
@@ -326,10 +327,21 @@ func (u *unit) fetch(ctx context.Context) error {
 // fetchOwn reads the frames that no other unit fetches, by few requests.
 func (u *unit) fetchOwn(ctx context.Context, frames []*unitFrame) error {
 	ranges, total := ranges(frames)
+	for _, r := range ranges {
+		if u.inMemory(r) {
+			total -= r.length
+		}
+	}
 	raw := slices.Grow(u.s.raw[:0], total)[:total]
 	u.s.raw = raw
 	for _, r := range ranges {
 		f := r.frames[0]
+		if u.inMemory(r) {
+			for _, f := range r.frames {
+				f.sealed = u.file.data[f.Offset:][:f.Length]
+			}
+			continue
+		}
 		got, err := u.b.r.storeFor(f.kind).Get(ctx, packName(f.packID), int64(r.start), int64(r.length), raw[:0:r.length])
 		raw = raw[r.length:]
 		if err != nil {
@@ -349,6 +361,17 @@ func (u *unit) fetchOwn(ctx context.Context, frames []*unitFrame) error {
 		}
 	}
 	return nil
+}
+
+// packFile is a pack that is in memory as a whole.
+type packFile struct {
+	id   index.PackID
+	data []byte
+}
+
+// inMemory reports whether a range need not be fetched.
+func (u *unit) inMemory(r fetchRange) bool {
+	return u.file != nil && u.file.id == r.frames[0].packID && int(r.start)+r.length <= len(u.file.data)
 }
 
 // text returns a blob's text. It is not verified, nor is what it rests on: who wants it does that at the end.
@@ -549,8 +572,8 @@ func (u *unit) free(r *chunk.Rope) {
 	u.s.ropes = append(u.s.ropes, r)
 }
 
-// readUnit fetches a unit and hands out the blobs in it.
-func (b *batch) readUnit(ctx context.Context, wants []want) (err error) {
+// readUnit fetches a unit and hands out the blobs in it. Whole blobs that lie in file are not fetched; nil = all are.
+func (b *batch) readUnit(ctx context.Context, wants []want, file *packFile) (err error) {
 	s, ok := b.scratch.Get().(*unitScratch)
 	if !ok {
 		s = &unitScratch{}
@@ -558,7 +581,7 @@ func (b *batch) readUnit(ctx context.Context, wants []want) (err error) {
 	defer b.scratch.Put(s)
 	s.arena.reset()
 	defer s.texts.Reset()
-	u := &unit{b: b, s: s, blobs: map[index.BlobRef]*unitBlob{}, frames: map[index.FrameRef]*unitFrame{}}
+	u := &unit{b: b, s: s, file: file, blobs: map[index.BlobRef]*unitBlob{}, frames: map[index.FrameRef]*unitFrame{}}
 	if b.copier != nil {
 		u.copy = b.copier.newUnit()
 		defer func() { err = errors.Join(err, u.copy.finish()) }()

@@ -158,7 +158,7 @@ func FuzzFrame(f *testing.F) {
 func FuzzKeyObject(f *testing.F) {
 	pass := []byte(keyPrefix + strings.Repeat("0f", keySize))
 	id := strings.Repeat("ab", 16)
-	name, data, err := newKeyObject(id, [keySize]byte{1}, pass, KDFParams{}, "label")
+	name, data, err := newKeyObject(id, [keySize]byte{1}, pass, KDFParams{}, "label", 0)
 	must0(f, err)
 	f.Add(data, []byte(`{"master":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=","info":{}}`))
 	f.Add([]byte(`{"version":1,"kdf":"argon2id","time":4000000000,"memory_kib":4000000000,"threads":255}`), []byte("{}"))

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/repo/storage"
 )
 
@@ -145,7 +146,13 @@ func (k *KeyInfo) derivation(o *keyObject) {
 type sealedKey struct {
 	Master []byte  `json:"master"`
 	Info   KeyInfo `json:"info"`
+	// Pol is the chunker's polynomial where it is that of another repository, rather than the one that follows from the
+	// master key. Since version 2.
+	Pol chunk.Pol `json:"polynomial,omitempty"`
 }
+
+// keyVersion is the newest version of key objects that this program reads. It writes 2 where there is a polynomial.
+const keyVersion = 2
 
 const kdfKeyFile = "blake3"
 const kdfArgon2id = "argon2id"
@@ -194,8 +201,8 @@ func decodeKeyObject(repository, name string, data []byte) (*keyObject, error) {
 		return nil, damage(DamageDecode, "is no key object", err)
 	}
 	switch {
-	case k.Version != 1:
-		return nil, damage(DamageDecode, "is no key object that this program knows", &FormatError{Version: k.Version, Supported: 1})
+	case k.Version < 1 || k.Version > keyVersion:
+		return nil, damage(DamageDecode, "is no key object that this program knows", &FormatError{Version: k.Version, Supported: keyVersion})
 	case keysDir+k.ID != name:
 		return nil, damage(DamageOpen, fmt.Sprintf("is the key %q under another name", k.ID), nil)
 	case k.Repository != repository:
@@ -204,8 +211,8 @@ func decodeKeyObject(repository, name string, data []byte) (*keyObject, error) {
 	return &k, nil
 }
 
-// newKeyObject wraps master.
-func newKeyObject(repository string, master [keySize]byte, password []byte, p KDFParams, label string) (string, []byte, error) {
+// newKeyObject wraps master, and the chunker's polynomial unless it follows from that: then pol is 0.
+func newKeyObject(repository string, master [keySize]byte, password []byte, p KDFParams, label string, pol chunk.Pol) (string, []byte, error) {
 	if len(password) == 0 {
 		return "", nil, errors.New("the password is empty")
 	}
@@ -218,6 +225,9 @@ func newKeyObject(repository string, master [keySize]byte, password []byte, p KD
 	}
 	k := keyObject{Version: 1, ID: hex.EncodeToString(id[:]), Repository: repository, KDF: kdfArgon2id, Time: p.Time, Memory: p.Memory, Threads: p.Threads,
 		Salt: make([]byte, 32), Made: time.Now().UTC().Truncate(time.Second)}
+	if pol != 0 {
+		k.Version = 2
+	}
 	if isKeyFile(password) {
 		k.KDF, k.Time, k.Memory, k.Threads = kdfKeyFile, 0, 0, 0
 	}
@@ -225,7 +235,7 @@ func newKeyObject(repository string, master [keySize]byte, password []byte, p KD
 		return "", nil, fmt.Errorf("reading random bytes: %w", err)
 	}
 	host, _ := os.Hostname() // a label for people; empty is fine
-	plain, err := json.Marshal(sealedKey{Master: master[:], Info: KeyInfo{
+	plain, err := json.Marshal(sealedKey{Master: master[:], Pol: pol, Info: KeyInfo{
 		ID: k.ID, Label: label, Host: host, User: os.Getenv("USER"), Created: k.Made}})
 	if err != nil {
 		return "", nil, err
@@ -278,6 +288,9 @@ func openKeyObject(repository, name string, data, password []byte) (*sealedKey, 
 	var s sealedKey
 	if err := strictJSON(plain, &s); err != nil || len(s.Master) != keySize {
 		return nil, damage("holds no master key", err)
+	}
+	if (k.Version == 2) != (s.Pol != 0) || s.Pol != 0 && (chunk.DefaultParams(s.Pol).Validate() != nil || !s.Pol.Irreducible()) {
+		return nil, damage(fmt.Sprintf("the chunker's polynomial %#x is none", uint64(s.Pol)), nil)
 	}
 	s.Info.derivation(k)
 	return &s, nil
@@ -353,7 +366,7 @@ func (r *Repository) AddKey(ctx context.Context, password []byte, p KDFParams, l
 	if p == (KDFParams{}) {
 		p = r.key.KDF.grown()
 	}
-	name, data, err := newKeyObject(r.config.ID, r.master, password, p, label)
+	name, data, err := newKeyObject(r.config.ID, r.master, password, p, label, r.pol)
 	if err != nil {
 		return KeyInfo{}, err
 	}

@@ -25,6 +25,7 @@ type Repository struct {
 	cached storage.Storage // the same through a local cache: for index, manifests and tree packs
 	config config
 	master [keySize]byte
+	pol    chunk.Pol // the chunker's, where it is another repository's; else 0
 	key    KeyInfo
 	keys   *keys
 	frames *frameCache
@@ -42,6 +43,9 @@ type InitOptions struct {
 	Password []byte    // required; the content of a key file (NewKeyFile) needs no slow derivation
 	KDF      KDFParams // zero: RFC 9106's second recommendation
 	Label    string    // of the first key
+	// CutAs is a repository whose files are cut at the same places as the new one's, so that what is copied from it is shared
+	// with what is backed up directly. Nil: the new one cuts as none does.
+	CutAs *Repository
 }
 
 // OpenOptions are the options of Open.
@@ -92,7 +96,11 @@ func Init(ctx context.Context, st storage.Storage, o InitOptions) (*Repository, 
 	if _, err := io.ReadFull(rand.Reader, master[:]); err != nil {
 		return nil, fmt.Errorf("reading random bytes: %w", err)
 	}
-	keyName, data, err := newKeyObject(c.ID, master, o.Password, o.KDF, o.Label)
+	var pol chunk.Pol
+	if o.CutAs != nil {
+		pol = o.CutAs.ChunkParams().Pol
+	}
+	keyName, data, err := newKeyObject(c.ID, master, o.Password, o.KDF, o.Label, pol)
 	if err != nil {
 		return nil, err
 	}
@@ -173,6 +181,9 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 		copy(r.master[:], s.Master)
 		if r.keys, err = deriveKeys(r.master); err != nil {
 			return nil, err
+		}
+		if r.pol = s.Pol; r.pol != 0 {
+			r.keys.params = chunk.DefaultParams(r.pol)
 		}
 		return r, nil
 	}

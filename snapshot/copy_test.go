@@ -13,6 +13,8 @@ import (
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
+	"github.com/whole-tale/wtsnap/repo"
+	"github.com/whole-tale/wtsnap/repo/storage/mem"
 	"github.com/whole-tale/wtsnap/repo/storage/storagetest"
 )
 
@@ -141,6 +143,33 @@ func TestCopyAndBackup(t *testing.T) {
 	rep := direct.backup()
 	if rep.Files.New != 0 || rep.Files.Changed != 0 || rep.Blobs.New > 2 {
 		t.Errorf("a backup after the copy: %+v, %+v", rep.Files, rep.Blobs)
+	}
+	direct.same(rep)
+}
+
+// Where both repositories cut files alike, what was copied and what is backed up directly are the same blobs.
+func TestCopyCutAlike(t *testing.T) {
+	m := newMirror(t)
+	m.nights(2)
+	st := newUncheckedVault(t)
+	var err error
+	st.st = mem.New()
+	m.other = &depot{t: t, st: st.st, fault: storagetest.NewFault(st.st), key: st.key}
+	m.other.r, err = repo.Init(t.Context(), m.other.fault, repo.InitOptions{Password: st.key, CutAs: m.r})
+	must(t, err)
+	if _, err := m.other.r.ChangeKey(t.Context(), st.key, repo.KDFParams{}); err != nil {
+		t.Fatal(err)
+	}
+	m.other.reopen()
+	if m.other.r.ChunkParams() != m.r.ChunkParams() {
+		t.Fatal("the parameters differ")
+	}
+	m.other.checked()
+	m.copy()
+	direct := &vault{depot: m.other, src: m.src, mon: &recorder{}, opts: BackupOptions{ReadAll: true}}
+	rep := direct.backup()
+	if rep.Bytes.Read < 3<<20 || rep.Blobs.New > 2 { // the page that names the labels
+		t.Errorf("all was read again: %+v, %+v", rep.Bytes, rep.Blobs)
 	}
 	direct.same(rep)
 }

@@ -14,7 +14,10 @@ import (
 	"github.com/whole-tale/wtsnap/snapshot"
 )
 
-var copyTarget = secondRepo{"to", "the other repository"}
+var (
+	copyTarget = secondRepo{"to", "the other repository"}
+	cutAs      = secondRepo{"from", "the repository to cut as"}
+)
 
 type copiedDoc struct {
 	ID       string        `json:"id"`

@@ -30,9 +30,10 @@ Examples:
   wtsnap init -r /mnt/backup/repo --new-key-file ~/wtsnap.key    a random key: safest, and fastest to open
   wtsnap init -r box:backups                                     asks for a password
   wtsnap init -r sftp:backups -p ~/password                      takes the password from a file`,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "new-key-file", Usage: "write a random key to `FILE`, which must not exist, and use it as the password"},
-		},
+		}, cutAs.flags("copy-parameters-from", "cut files at the same places as `REPOSITORY`: what wtsnap copy brings from there, and what is backed up "+
+			"directly, is then stored once")...),
 		Action: a.action(func(c *cli.Context) error {
 			if _, err := a.arguments(0, 0, ""); err != nil {
 				return err
@@ -41,11 +42,18 @@ Examples:
 			if err != nil {
 				return fmt.Errorf("making a repository: %w", err)
 			}
+			o := repo.InitOptions{Label: "first"}
+			if c.String("copy-parameters-from") != "" {
+				if o.CutAs, _, err = cutAs.open(a, c, "copy-parameters-from"); err != nil {
+					return fmt.Errorf("the repository to cut as: %w", err)
+				}
+			}
 			password, keyFile, err := a.firstPassword(c)
 			if err != nil {
 				return err
 			}
-			r, err := repo.Init(a.ctx, b.Storage, repo.InitOptions{Password: password, Label: "first"})
+			o.Password = password
+			r, err := repo.Init(a.ctx, b.Storage, o)
 			if err != nil {
 				if keyFile != "" && errors.Is(err, repo.ErrExists) {
 					_ = os.Remove(keyFile) // made above, and of no use

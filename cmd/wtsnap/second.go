@@ -22,8 +22,12 @@ func (s secondRepo) variable(name string) string {
 
 // flags are those that name the repository and what opens it. repoFlag is the flag that names it, mostly "to-repo".
 func (s secondRepo) flags(repoFlag, usage string) []cli.Flag {
+	var variables []string
+	if repoFlag == s.word+"-repo" {
+		variables = []string{s.variable("REPO")}
+	}
 	return []cli.Flag{
-		&cli.StringFlag{Name: repoFlag, EnvVars: []string{s.variable("REPO")}, Usage: usage},
+		&cli.StringFlag{Name: repoFlag, EnvVars: variables, Usage: usage},
 		&cli.StringFlag{Name: s.word + "-password-file", EnvVars: []string{s.variable("PASSWORD_FILE")}, Usage: "read the password of " + s.what + " from `FILE`"},
 		&cli.StringFlag{Name: s.word + "-password-command", EnvVars: []string{s.variable("PASSWORD_COMMAND")},
 			Usage: "run `COMMAND` by the shell; the first line that it prints is the password of " + s.what},

@@ -78,6 +78,7 @@ type checker struct {
 
 	mu      sync.Mutex
 	present map[index.PackID]bool // packs that are there, with the right size
+	givenUp map[index.PackID]bool // condemned packs: whether because they are damaged
 	stored  map[index.PackID]time.Time
 	read    []index.PackRef        // read whole, and as they were stored
 	whole   []index.PackID         // of these, the packs without a bad blob
@@ -165,7 +166,7 @@ func whatToDo(object string) string {
 		{keysDir, "remove that password, with another one (wtsnap key remove), and add it again (wtsnap key add)"},
 		{packsDir, healHint},
 		{indexDir, "the index can be rebuilt from the packs: wtsnap repair index"},
-		{snapshotsDir, "bring the object back from a copy of the repository, or remove it once you are sure: other snapshots do not depend on it"},
+		{snapshotsDir, "wtsnap repair packs --from another copy of the repository stores it anew; wtsnap repair snapshots puts it aside: other snapshots do not depend on it"},
 		{forgottenDir, "that snapshot was forgotten and can't be brought back; remove the object, or leave it to a prune"},
 		{annotationsDir, "it is a tag or a hold of one snapshot: remove the object, and set the tag or the hold again"},
 		{condemnedDir, "the next prune removes it: wtsnap prune"},
@@ -235,9 +236,11 @@ func (c *checker) loadIndex(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.givenUp = map[index.PackID]bool{}
 	for _, list := range lists {
 		for _, id := range list.packs {
 			c.x.Condemn(id)
+			c.givenUp[id] = c.givenUp[id] || list.Damaged
 		}
 	}
 	c.rep.Blobs = c.x.Len()

@@ -138,7 +138,7 @@ func (c *checker) readPacks(ctx context.Context, chosen []index.PackRef) error {
 			info := c.x.Pack(ref)
 			err := c.readPack(ctx, ref, info, sound, s)
 			whole := err == nil
-			if err != nil {
+			if err != nil && !c.givenUp[info.ID] { // which is known; snapshots that still need it are named
 				if err := c.damage(packName(info.ID), err); err != nil {
 					return err
 				}

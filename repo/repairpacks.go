@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 
+	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo/storage"
 )
@@ -133,4 +134,43 @@ func (r *Repository) salvage(ctx context.Context, s *Session, id index.PackID, r
 		}
 	}
 	return nil
+}
+
+// Losses returns a function that reports whether a blob is lost: whether no copy of it, with all that it is a delta of, lies
+// in packs that are there with their size and were not given up. Packs with changed bytes are whole to it until they are
+// given up. The function may be called concurrently.
+func (r *Repository) Losses(ctx context.Context) (lost func(id chunk.ID) bool, err error) {
+	lists, err := r.condemnedLists(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.LoadIndex(ctx); err != nil {
+		return nil, err
+	}
+	sizes := map[string]int64{}
+	err = r.st.List(ctx, packsDir, func(i storage.Info) error {
+		sizes[path.Base(i.Name)] = i.Size
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing packs: %w", err)
+	}
+	x, without := r.Index(), map[index.PackID]bool{}
+	for _, list := range lists {
+		for _, id := range list.packs {
+			without[id] = without[id] || list.Damaged
+		}
+	}
+	for _, info := range x.Packs() {
+		if size, ok := sizes[info.ID.String()]; !ok || size != info.Size {
+			without[info.ID] = true
+		}
+	}
+	m := newMarker(x, without)
+	return func(id chunk.ID) bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		_, ok := m.choose(index.KeyOf(id), nil, false)
+		return !ok
+	}, nil
 }

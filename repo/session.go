@@ -390,6 +390,17 @@ func (s *Session) flush(ctx context.Context) error {
 	return nil
 }
 
+// Flush stores all that was put so far, and lists it: for what snapshots refer to that are there already.
+func (s *Session) Flush(ctx context.Context) error {
+	if err := s.flush(ctx); err != nil {
+		return err
+	}
+	if err := s.rescue(ctx); err != nil {
+		return s.fail(err)
+	}
+	return s.lease.check()
+}
+
 // Payload is a manifest to store: opaque to this package but for its instance and its time.
 type Payload struct {
 	// ID is that of the snapshot which this one is a copy of. Zero: a random one.
@@ -397,6 +408,8 @@ type Payload struct {
 	Instance string
 	Time     time.Time // to the second, UTC
 	Data     []byte
+	// Over says that a manifest of this ID is there that cannot be read, to be replaced.
+	Over bool
 	// Replaces are snapshots that Commit removes once this one is stored, as it does with the session's checkpoints.
 	Replaces []SnapshotRef
 }

@@ -148,7 +148,30 @@ func (r *Repository) putSnapshot(ctx context.Context, p Payload) (SnapshotRef, e
 		id = raw
 	}
 	ref := SnapshotRef{ID: id, Instance: r.keys.instanceName(p.Instance), Time: p.Time.UTC().Truncate(time.Second)}
+	if p.Over { // storages may take other content of the same size for the same
+		if err := r.cached.Delete(ctx, ref.name()); err != nil {
+			return ref, fmt.Errorf("removing the damaged %s: %w", ref.name(), err)
+		}
+	}
 	return ref, r.writeObject(ctx, ref.name(), p.Data)
+}
+
+// PutAside moves a manifest that cannot be read to the forgotten ones, as it is: there it hinders nobody.
+func (r *Repository) PutAside(ctx context.Context, ref SnapshotRef) error {
+	data, err := r.st.Get(ctx, ref.name(), 0, -1, nil)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", ref.name(), err)
+	}
+	if _, err := r.keys.openObject(ref.name(), data); err == nil {
+		return fmt.Errorf("%s can be read", ref.name())
+	}
+	if _, err := r.cached.Put(ctx, ref.forgottenName(), data); err != nil {
+		return fmt.Errorf("storing %s: %w", ref.forgottenName(), err)
+	}
+	if err := r.cached.Delete(ctx, ref.name()); err != nil {
+		return fmt.Errorf("removing %s: %w", ref.name(), err)
+	}
+	return nil
 }
 
 // move copies a manifest as it is to another name and then removes the first one. A move that was done

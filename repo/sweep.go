@@ -84,6 +84,13 @@ func (p *PrunePlan) sweepForgotten(ctx context.Context, gone map[index.PackID]bo
 	if err != nil {
 		return err
 	}
+	refs, err := p.r.Snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		delete(notes, ref.ID) // one whose manifest was damaged and is there again has the same
+	}
 	for _, ref := range doomed {
 		for _, name := range append(notes[ref.ID], ref.forgottenName()) {
 			if err := p.remove(ctx, name); err != nil {
@@ -111,6 +118,10 @@ func (p *PrunePlan) doomed(ctx context.Context, gone map[index.PackID]bool) ([]S
 			continue
 		}
 		var damage *DamageError
+		if errors.As(err, &damage) { // it can't be brought back in any case
+			doomed = append(doomed, ref)
+			continue
+		}
 		m := newMarker(p.index, gone)
 		m.keep = p.used // a repack writes these anew
 		if err == nil {

@@ -29,6 +29,8 @@ type CopiedSnapshot struct {
 	State string
 	Notes int         // tags and holds that the other repository lacks, or lacked
 	Lost  []PathError // where it is damaged: what cannot be read, the first of it
+
+	broken bool // the other repository has it, and its manifest cannot be read
 }
 
 // A CopyPlan says what a copy would do. Its snapshots are in the order in which they are copied, oldest first.
@@ -37,6 +39,7 @@ type CopyPlan struct {
 	from, to  *repo.Repository
 	there     []repo.SnapshotRef // in the other repository
 	notes     map[repo.SnapshotID][]repo.Annotation
+	heals     bool
 }
 
 // Count returns how many snapshots are in a state.

@@ -55,7 +55,7 @@ func (b *copyBuild) takeNext() error {
 			return err
 		}
 	}
-	if time.Since(b.k.checked) < b.k.o.CheckpointInterval || b.k.isDamaged() {
+	if time.Since(b.k.checked) < b.k.o.CheckpointInterval || b.k.isDamaged() || b.k.plan.heals {
 		return nil
 	}
 	return b.checkpoint(b.k.store)

@@ -78,7 +78,7 @@ func (k *copying) loadTo(ctx context.Context, id chunk.ID) ([]byte, error) {
 // total sets what there is to do.
 func (k *copying) total() {
 	for _, s := range k.plan.Snapshots {
-		if s.State == CopyNew {
+		if s.State == CopyNew || s.State == HealNeeded {
 			k.o.Progress.TotalFiles.Add(s.Files)
 			k.o.Progress.TotalBytes.Add(s.Bytes)
 		}
@@ -160,22 +160,24 @@ const (
 	copyEvents   = 8192
 )
 
-// snapshot copies a snapshot. It is stored unless something of it cannot be read, or commit does something else with its
-// root.
-func (k *copying) snapshot(ctx context.Context, s *CopiedSnapshot, commit func(root chunk.ID) error) error {
+// snapshot copies a snapshot. It is stored unless something of it cannot be read. With heal, which is the same snapshot in the
+// other repository, only what that lacks is stored.
+func (k *copying) snapshot(ctx context.Context, s *CopiedSnapshot, heal *Snapshot) error {
 	k.mu.Lock()
 	k.lost = s
 	k.mu.Unlock()
 	var checkpoints []*Snapshot
 	var pairs []copyPair
 	var err error
-	if commit == nil {
+	if heal != nil {
+		pairs = []copyPair{{s.RootNode(), heal.RootNode(), false}}
+	} else {
 		if checkpoints, err = k.plan.copyCheckpoints(ctx, s.Snapshot); err != nil {
 			return err
 		}
-	}
-	if pairs, err = k.plan.pairs(ctx, s.Snapshot, checkpoints); err != nil {
-		return err
+		if pairs, err = k.plan.pairs(ctx, s.Snapshot, checkpoints); err != nil {
+			return err
+		}
 	}
 	b := newCopyBuild(k, s.Snapshot)
 	files, bytes := k.o.Progress.Files.Load(), k.o.Progress.Bytes.Load()
@@ -185,7 +187,7 @@ func (k *copying) snapshot(ctx context.Context, s *CopiedSnapshot, commit func(r
 			return err
 		}
 		cause := context.Cause(ctx)
-		if commit == nil && len(s.Lost) == 0 {
+		if heal == nil && len(s.Lost) == 0 {
 			if berr := b.takeRest(); berr != nil {
 				return fmt.Errorf("%w (and storing a checkpoint failed: %w)", cause, berr)
 			}
@@ -201,10 +203,17 @@ func (k *copying) snapshot(ctx context.Context, s *CopiedSnapshot, commit func(r
 		s.State = CopyDamaged
 		return nil
 	}
-	if commit != nil {
-		return commit(b.root)
+	if heal == nil {
+		return k.commit(s, b.root, checkpoints)
 	}
-	return k.commit(s, b.root, checkpoints)
+	if err := k.s.Flush(k.store); err != nil {
+		return err
+	}
+	s.State = HealDone
+	if b.root != heal.Root {
+		s.State = HealDiffers
+	}
+	return nil
 }
 
 func (k *copying) commit(s *CopiedSnapshot, root chunk.ID, checkpoints []*Snapshot) error {
@@ -214,7 +223,7 @@ func (k *copying) commit(s *CopiedSnapshot, root chunk.ID, checkpoints []*Snapsh
 	if err != nil {
 		return err
 	}
-	p := repo.Payload{ID: s.Ref.ID, Instance: m.Instance, Time: m.Time, Data: data}
+	p := repo.Payload{ID: s.Ref.ID, Instance: m.Instance, Time: m.Time, Data: data, Over: s.broken}
 	for _, c := range checkpoints {
 		p.Replaces = append(p.Replaces, c.Ref)
 	}

@@ -17,6 +17,7 @@ import (
 var (
 	copyTarget = secondRepo{"to", "the other repository"}
 	cutAs      = secondRepo{"from", "the repository to cut as"}
+	healSource = secondRepo{"from", "the repository to heal from"}
 )
 
 type copiedDoc struct {

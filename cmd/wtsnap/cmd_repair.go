@@ -24,13 +24,17 @@ type repairIndexDoc struct {
 
 func (a *app) repairCommand() *cli.Command {
 	return &cli.Command{
-		Name: "repair", Usage: "mend the index, give damaged packs up",
-		Description: `wtsnap repair index lists the packs that the index does not list, from the packs' own directories, and then removes the parts
+		Name: "repair", Usage: "mend the index, heal what is damaged",
+		Description: `In this order: repair index, repair packs, a backup or another copy of the repository, and repair snapshots for what is left.
+
+wtsnap repair index lists the packs that the index does not list, from the packs' own directories, and then removes the parts
 of the index that are damaged. Packs stay as they are.
 
 wtsnap repair packs gives packs up that are damaged or gone: what can be read in them is stored anew, and the next backup
-stores what cannot, if the sources still have it. Without names it finds those that are gone or have another size; name
-those that wtsnap check --read-data finds.
+stores what cannot, if the sources still have it. --from heals at once from another copy of the repository, made by wtsnap
+copy. Without names it finds packs that are gone or have another size; --read-data finds those with changed bytes, too.
+
+wtsnap repair snapshots stores damaged snapshots anew without what is lost, and forgets the originals.
 
 Without --yes they show what they would do, and do nothing.
 
@@ -38,9 +42,15 @@ Examples:
 
   wtsnap check --read-data
   wtsnap repair index --yes
-  wtsnap repair packs packs/3/3f0c… --yes && wtsnap backup homes=/srv/homes && wtsnap check`,
+  wtsnap repair packs packs/3/3f0c… --yes && wtsnap backup homes=/srv/homes && wtsnap check
+  wtsnap repair packs --read-data --yes --from /mnt/second --from-password-file ~/second.key
+  wtsnap repair snapshots                                  what would be left out`,
 		Subcommands: []*cli.Command{
 			{Name: "packs", Usage: "give up packs that are damaged or gone", ArgsUsage: "[PACK...]", Action: a.action(a.repairPacks),
+				Flags: append([]cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do what is shown"},
+					&cli.BoolFlag{Name: "read-data", Usage: "read all packs, to find those with changed bytes"}},
+					healSource.flags("from", "heal from `REPOSITORY`, which has copies of the snapshots: a folder, remote:path of rclone, or @NAME of the configuration")...)},
+			{Name: "snapshots", Usage: "store damaged snapshots anew without what is lost", Action: a.action(a.repairSnapshots),
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do what is shown"}}},
 			{Name: "index", Usage: "list packs that the index does not list", Action: a.action(a.repairIndex),
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do what is shown"}}},
@@ -80,6 +90,7 @@ type repairPacksDoc struct {
 	Saved    int              `json:"saved"`  // blobs of them that can be read, or that other packs hold
 	Lost     int              `json:"lost"`   // blobs that can't be had
 	Stored   int64            `json:"stored"` // bytes
+	Healed   *healDoc         `json:"healed,omitempty"`
 	Requests map[string]int64 `json:"requests"`
 	Seconds  float64          `json:"seconds"`
 }
@@ -102,20 +113,42 @@ func (a *app) repairPacks(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	var other *repo.Repository
+	if c.String("from") != "" {
+		if other, _, err = healSource.open(a, c, "from"); err != nil {
+			return fmt.Errorf("the repository to heal from: %w", err)
+		}
+	}
+	if other != nil && other.ID() == r.ID() {
+		return usagef("name another copy, made by wtsnap copy", "the repository to heal from is this one")
+	}
+	if c.Bool("read-data") {
+		if ids, err = a.unreadablePacks(r, ids); err != nil {
+			return fmt.Errorf("looking for damaged packs: %w", err)
+		}
+	}
 	dryRun := !c.Bool("yes")
 	rep, err := r.RepairPacks(a.ctx, ids, dryRun)
 	if err != nil {
 		return fmt.Errorf("repairing packs: %w", err)
 	}
+	heal, status := a.heal(r, other, dryRun)
+	if heal == nil && status != nil {
+		return fmt.Errorf("healing: %w", status)
+	}
 	doc := repairPacksDoc{DryRun: dryRun, Packs: []string{}, Saved: rep.Saved, Lost: rep.Lost, Stored: rep.Stored,
-		Requests: a.requests(), Seconds: time.Since(start).Seconds()}
+		Healed: heal, Requests: a.requests(), Seconds: time.Since(start).Seconds()}
 	for _, id := range rep.Packs {
 		doc.Packs = append(doc.Packs, id.String())
 	}
 	a.result(doc, func(w io.Writer) {
+		defer printHealed(w, heal, dryRun)
 		switch {
+		case len(rep.Packs) == 0 && c.Bool("read-data"):
+			fmt.Fprintln(w, "every pack was read, and none is damaged")
+			return
 		case len(rep.Packs) == 0:
-			fmt.Fprintln(w, "every pack of the index is there with its size; nothing to do (wtsnap check --read-data reads them all)")
+			fmt.Fprintln(w, "every pack of the index is there with its size; nothing to do (wtsnap repair packs --read-data reads them all)")
 			return
 		case dryRun:
 			fmt.Fprintf(w, "would give up %s\n", plural(len(rep.Packs), "pack", "packs"))
@@ -129,11 +162,11 @@ func (a *app) repairPacks(c *cli.Context) error {
 		switch {
 		case dryRun:
 			fmt.Fprintln(w, "nothing was changed; --yes does it")
-		case rep.Lost > 0:
+		case rep.Lost > 0 && heal == nil:
 			fmt.Fprintln(w, "back up now: that stores what the sources still have; then wtsnap check names what is lost")
 		}
 	})
-	return nil
+	return status
 }
 
 func printRepair(w io.Writer, rep *repo.IndexRepair, dryRun bool) {

@@ -1,0 +1,95 @@
+package snapshot
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/whole-tale/wtsnap/repo"
+	"github.com/whole-tale/wtsnap/repo/storage"
+)
+
+// What healing does with a snapshot that both repositories have.
+const (
+	HealNeeded  = "damaged here" // something of it is not there
+	HealWhole   = "whole"
+	HealDone    = "healed"
+	HealDiffers = "different" // the other repository's folders are not those of the lost ones
+)
+
+// PlanHeal finds the snapshots of a repository that another one has, too: copies of it, or what it is a copy of. What it lacks
+// of them can be stored again from there. What packs hold counts as it does for a backup: packs that were given up
+// (repo.RepairPacks) do not count, damaged ones that were not do.
+func PlanHeal(ctx context.Context, r, other *repo.Repository) (*CopyPlan, error) {
+	if r.ID() == other.ID() {
+		return nil, ErrSameRepository
+	}
+	p := &CopyPlan{from: other, to: r, heals: true}
+	var err error
+	if p.there, err = r.Snapshots(ctx); err != nil {
+		return nil, err
+	}
+	if p.notes, err = r.Annotations(ctx); err != nil {
+		return nil, err
+	}
+	here := map[repo.SnapshotID]bool{}
+	for _, ref := range p.there {
+		here[ref.ID] = true
+	}
+	refs, err := other.Snapshots(ctx)
+	if err != nil {
+		return nil, err
+	}
+	refs = slices.DeleteFunc(refs, func(ref repo.SnapshotRef) bool { return !here[ref.ID] })
+	snaps, err := Load(ctx, other, refs)
+	var damage *repo.DamageError
+	if err != nil && !errors.As(err, &damage) {
+		return nil, err
+	}
+	for _, s := range snaps {
+		p.Snapshots = append(p.Snapshots, &CopiedSnapshot{Snapshot: s, State: HealNeeded})
+	}
+	slices.SortStableFunc(p.Snapshots, func(a, b *CopiedSnapshot) int {
+		return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.Ref.ID.String(), b.Ref.ID.String()))
+	})
+	return p, nil
+}
+
+// Heal stores what the snapshots of the plan lack, read and verified from the other repository. Nothing is removed. A
+// manifest that cannot be read is stored anew.
+func (p *CopyPlan) Heal(ctx context.Context, o CopyOptions) (*CopyReport, error) {
+	refs := map[repo.SnapshotID]repo.SnapshotRef{}
+	for _, ref := range p.there {
+		refs[ref.ID] = ref
+	}
+	return p.run(ctx, o, func(ctx context.Context, k *copying, s *CopiedSnapshot) error {
+		here, err := loadSnapshot(ctx, p.to, refs[s.Ref.ID])
+		var damage *repo.DamageError
+		switch {
+		case errors.As(err, &damage):
+			s.broken = true
+			if err := k.snapshot(ctx, s, nil); err != nil {
+				return err
+			}
+			if s.State == CopyDone {
+				s.State = HealDone
+			}
+			return nil
+		case errors.Is(err, storage.ErrNotExist):
+			return nil // forgotten meanwhile
+		case err != nil:
+			return err
+		}
+		w := newCopyWalk(k, nil)
+		if w.useFolder(ctx, here.Root) {
+			s.State = HealWhole
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("looking at it: %w", ctx.Err())
+		}
+		return k.snapshot(ctx, s, here)
+	})
+}

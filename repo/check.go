@@ -162,7 +162,7 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 // whatToDo says what can be done about damage to an object of which nothing else is known.
 func whatToDo(object string) string {
 	for _, h := range []struct{ prefix, hint string }{
-		{configName, "bring it back from a copy of the repository: it never changes"},
+		{configName, configHint},
 		{keysDir, "remove that password, with another one (wtsnap key remove), and add it again (wtsnap key add)"},
 		{packsDir, healHint},
 		{indexDir, "the index can be rebuilt from the packs: wtsnap repair index"},

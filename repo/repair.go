@@ -2,6 +2,7 @@ package repo
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path"
@@ -180,4 +181,51 @@ func (r *Repository) readDirectory(ctx context.Context, i storage.Info) (index.P
 		return index.Pack{}, damage(err)
 	}
 	return index.Pack{ID: id, Kind: kind, Size: i.Size, Hash: i.Hash, Frames: frames}, nil
+}
+
+// RepairConfig makes the config anew where it is lost or damaged: each key object says which repository it is of, and only the
+// password opens it as that. It reports false where the config is whole. With dryRun it only looks.
+func RepairConfig(ctx context.Context, st storage.Storage, password []byte, dryRun bool) (made bool, err error) {
+	_, err = readConfig(ctx, st)
+	var damage *DamageError
+	if err == nil || !errors.Is(err, ErrNoRepository) && !errors.As(err, &damage) {
+		return false, err
+	}
+	there := damage != nil
+	names, err := keyNames(ctx, st)
+	if err != nil {
+		return false, fmt.Errorf("listing keys: %w", err)
+	}
+	if len(names) == 0 {
+		return false, ErrNoRepository
+	}
+	for _, name := range names {
+		data, err := st.Get(ctx, name, 0, -1, nil)
+		if err != nil {
+			return false, fmt.Errorf("reading %s: %w", name, err)
+		}
+		var k keyObject
+		if strictJSON(data, &k) != nil {
+			continue // another one may be whole
+		}
+		if _, err := openKeyObject(k.Repository, name, data, password); err != nil {
+			continue
+		}
+		if dryRun {
+			return true, nil
+		}
+		if data, err = json.Marshal(config{Format: FormatVersion, ID: k.Repository, Made: k.Made}); err != nil {
+			return false, err
+		}
+		if there { // storages may take other content of the same size for the same
+			if err := st.Delete(ctx, configName); err != nil {
+				return false, fmt.Errorf("removing the damaged config: %w", err)
+			}
+		}
+		if _, err := st.Put(ctx, configName, append(data, '\n')); err != nil {
+			return false, fmt.Errorf("storing the config: %w", err)
+		}
+		return true, nil
+	}
+	return false, ErrWrongPassword
 }

@@ -72,7 +72,7 @@ func Init(ctx context.Context, st storage.Storage, o InitOptions) (*Repository, 
 	for _, dir := range []string{packsDir, indexDir, snapshotsDir} {
 		err := st.List(ctx, dir, func(storage.Info) error { return ErrExists })
 		if errors.Is(err, ErrExists) {
-			return nil, fmt.Errorf("%w, without its config: bring that back from a copy", ErrExists)
+			return nil, fmt.Errorf("%w, without its config: wtsnap repair config makes it anew", ErrExists)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("looking for a repository: %w", err)
@@ -117,6 +117,9 @@ func Init(ctx context.Context, st storage.Storage, o InitOptions) (*Repository, 
 	return Open(ctx, st, OpenOptions{Password: o.Password})
 }
 
+// configHint says what to do where the config is lost.
+const configHint = "wtsnap repair config makes it anew"
+
 // readConfig reads the config object: ErrNoRepository, *FormatError, *DamageError.
 func readConfig(ctx context.Context, st storage.Storage) (config, error) {
 	data, err := st.Get(ctx, configName, 0, -1, nil)
@@ -128,13 +131,13 @@ func readConfig(ctx context.Context, st storage.Storage) (config, error) {
 	}
 	var c config
 	if err := json.Unmarshal(data, &c); err != nil {
-		return config{}, &DamageError{Kind: DamageDecode, Object: configName, Detail: "is not the config of a repository", Err: err}
+		return config{}, &DamageError{Kind: DamageDecode, Object: configName, Detail: "is not the config of a repository", Err: err, Hint: configHint}
 	}
 	if c.Format > FormatVersion {
 		return config{}, &FormatError{Version: c.Format, Supported: FormatVersion}
 	}
 	if raw, err := hex.DecodeString(c.ID); err != nil || len(raw) != 16 || c.Format < 1 {
-		return config{}, &DamageError{Kind: DamageDecode, Object: configName, Detail: "has no valid format or id"}
+		return config{}, &DamageError{Kind: DamageDecode, Object: configName, Detail: "has no valid format or id", Hint: configHint}
 	}
 	return c, nil
 }
@@ -142,6 +145,11 @@ func readConfig(ctx context.Context, st storage.Storage) (config, error) {
 // Open opens a repository: ErrNoRepository, ErrWrongPassword, *FormatError, *DamageError.
 func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, error) {
 	c, err := readConfig(ctx, st)
+	if errors.Is(err, ErrNoRepository) {
+		if names, kerr := keyNames(ctx, st); kerr == nil && len(names) > 0 {
+			return nil, &DamageError{Kind: DamageMissing, Object: configName, Detail: "is not there, but keys are", Hint: configHint}
+		}
+	}
 	if err != nil {
 		return nil, err
 	}

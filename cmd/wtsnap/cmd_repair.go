@@ -52,6 +52,8 @@ Examples:
 					healSource.flags("from", "heal from `REPOSITORY`, which has copies of the snapshots: a folder, remote:path of rclone, or @NAME of the configuration")...)},
 			{Name: "snapshots", Usage: "store damaged snapshots anew without what is lost", Action: a.action(a.repairSnapshots),
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do what is shown"}}},
+			{Name: "config", Usage: "make a lost config anew", Action: a.action(a.repairConfig),
+				Flags: []cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do what is shown"}}},
 			{Name: "index", Usage: "list packs that the index does not list", Action: a.action(a.repairIndex),
 				Flags: []cli.Flag{&cli.BoolFlag{Name: "yes", Usage: "do what is shown"}}},
 		},

@@ -200,3 +200,34 @@ func printMend(w io.Writer, p *snapshot.MendPlan, dryRun bool) {
 	}
 	fmt.Fprintln(w, "the originals were forgotten: wtsnap undelete brings them back until a prune frees them")
 }
+
+// repairConfig needs no open repository: without its config none opens.
+func (a *app) repairConfig(c *cli.Context) error {
+	if _, err := a.arguments(0, 0, ""); err != nil {
+		return err
+	}
+	b, err := a.openBackend()
+	if err != nil {
+		return fmt.Errorf("opening the repository: %w", err)
+	}
+	password, err := a.password(a.ctx)
+	if err != nil {
+		return err
+	}
+	dryRun := !c.Bool("yes")
+	made, err := repo.RepairConfig(a.ctx, b.Storage, password, dryRun)
+	if err != nil {
+		return fmt.Errorf("repairing the config of %s: %w", shownRepo(a.g.repo), err)
+	}
+	a.result(map[string]bool{"dry_run": dryRun, "made": made}, func(w io.Writer) {
+		switch {
+		case !made:
+			fmt.Fprintln(w, "the config is whole; nothing to do")
+		case dryRun:
+			fmt.Fprintln(w, "would make the config anew, from what the keys say\nnothing was changed; --yes does it")
+		default:
+			fmt.Fprintln(w, "made the config anew, from what the keys say; wtsnap check looks at the rest")
+		}
+	})
+	return nil
+}

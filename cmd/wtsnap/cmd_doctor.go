@@ -313,6 +313,32 @@ func (x *examination) repository(b *backend) {
 			x.found.Add(doctor.Repository, doctor.OK, text, "")
 		}
 	}
+	x.proofs(x.gather(r, snaps, list, false), list)
+}
+
+// proofs examines when drills and checks were, as status does.
+func (x *examination) proofs(m *more, list []snapshot.InstanceStatus) {
+	add := func(what, hint string, p *proof) {
+		text := what + " " + p.text(x.now)
+		switch {
+		case p.Problems > 0:
+			x.found.Problem(doctor.Repository, exitDamage, text, "wtsnap check; wtsnap drill -v; docs/operations.md has more")
+		case p.Late:
+			x.found.Problem(doctor.Repository, exitLate, text, hint)
+		case p.at.IsZero():
+			x.found.Add(doctor.Repository, doctor.Note, text, hint)
+		default:
+			x.found.Add(doctor.Repository, doctor.OK, text, "")
+		}
+	}
+	for i := range list {
+		if list[i].Newest != nil {
+			add(shown(list[i].Instance)+": last drill:", "wtsnap drill, or as a job's step: steps = [..., \"drill\"]", m.drills[list[i].Instance])
+		}
+	}
+	if len(list) > 0 {
+		add("last check that read data:", "wtsnap check --read-data-within 30d, as a job's step: [check] read-data-within = \"30d\"", m.check)
+	}
 }
 
 // sources examines what the configuration wants saved.

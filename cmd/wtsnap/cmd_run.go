@@ -18,6 +18,7 @@ import (
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/alert"
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/config"
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/job"
+	"github.com/whole-tale/wtsnap/snapshot"
 )
 
 func (a *app) runCommand() *cli.Command {
@@ -198,6 +199,9 @@ func (a *app) step(ctx context.Context, j *config.Job, name string) (s job.Step,
 	}
 	if err != nil {
 		s.Message, s.Hint = sub.words(err), hint(err)
+		if is[*snapshot.AnomalyError](err) || is[*snapshot.HeldError](err) { // until somebody releases it, whichever step meets it
+			s.Cause = "retention is held"
+		}
 		sub.printError(err)
 	}
 	if name == "backup" {

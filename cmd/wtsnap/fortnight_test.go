@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -179,7 +181,7 @@ steps = ["status"]
 		}, func() { b.Spoil(nil) }},
 		7:  {5, func() { b.Expire(time.Hour); r.login(b); b.Revoke() }, func() { b.Login(); r.login(b) }},
 		8:  {14, func() { f.rename("src", "gone"); f.mkdir("src/lost+found") }, func() { f.remove("src"); f.rename("gone", "src") }},
-		12: {1, func() { f.write("bob/large", 3_000_000); b.Quota(100_000) }, func() { b.Quota(-1) }},
+		13: {1, func() { f.write("bob/large", 3_000_000); b.Quota(100_000) }, func() { b.Quota(-1) }},
 	}
 	for day := 1; day <= 14; day++ {
 		f.write(fmt.Sprint("alice/of day ", day), 4000)
@@ -187,6 +189,20 @@ steps = ["status"]
 		case day == 5: // the machine is off
 			f.expect("12:00", "watcher", "watch", 6, late)
 			f.expect("18:00", "watcher", "watch", 6)
+		case day == 10: // everything is encrypted; somebody looks at it the day after
+			f.encrypt()
+			f.expect("02:30", "server", "nightly", 14, failed)
+			f.expect("12:00", "watcher", "watch", 14, failed)
+		case day == 11:
+			f.expect("02:30", "server", "nightly", 14) // the same trouble
+			f.expect("05:00", "watcher", "watch", 14)
+			before := f.snapshotBefore(f.day.AddDate(0, 0, -1))
+			r.run(0, "restore", before+":homes", "--to", r.path("src"), "--delete", "--yes")
+			if got := f.files("src"); got != good[9] {
+				t.Errorf("what was there before the encryption:\n%s\nwas\n%s", got, good[9])
+			}
+			r.run(0, "hold", "--release-anomaly")
+			f.expect("09:00", "server", "nightly", 0, works)
 		case ok:
 			bad.begin()
 			f.expect("02:30", "server", "nightly", bad.code, failed)
@@ -196,8 +212,8 @@ steps = ["status"]
 			f.expect("02:30", "server", "nightly", 0)
 		}
 		switch day {
-		case 5:
-		case 6:
+		case 5, 10:
+		case 6, 11:
 			f.expect("12:00", "watcher", "watch", 0, works)
 		default:
 			f.expect("12:00", "watcher", "watch", 0)
@@ -221,6 +237,36 @@ steps = ["status"]
 			t.Errorf("day %d: restored\n%s\nwas\n%s", day, got, good[day])
 		}
 	}
+}
+
+// encrypt makes noise of all files.
+func (f *fortnight) encrypt() {
+	f.t.Helper()
+	for _, path := range objectsBelow(f.t, f.path("src")) {
+		fi, err := os.Stat(path)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		data := make([]byte, fi.Size())
+		_, _ = rand.NewChaCha8(sha256.Sum256([]byte("ransom " + path))).Read(data)
+		if err := os.WriteFile(path, data, 0o644); err != nil {
+			f.t.Fatal(err)
+		}
+	}
+}
+
+// snapshotBefore returns the newest snapshot that is older than a time.
+func (f *fortnight) snapshotBefore(at time.Time) (id string) {
+	f.t.Helper()
+	for _, line := range strings.Split(f.run(0, "snapshots"), "\n") {
+		if m := regexp.MustCompile(`^([0-9a-f]{8}) +(\d{4}-\d\d-\d\d \d\d:\d\d)`).FindStringSubmatch(line); m != nil && m[2] < at.Format("2006-01-02 15:04") {
+			id = m[1] // oldest first
+		}
+	}
+	if id == "" {
+		f.t.Fatal("no snapshot is left of before", at)
+	}
+	return id
 }
 
 func (f *fortnight) rename(from, to string) {

@@ -39,7 +39,13 @@ func MessageOf(r *job.Report, before *State, host string) *Message {
 	var cause []string
 	for _, s := range r.Steps {
 		if s.Status == job.Failed || s.Status == job.Warning {
-			cause = append(cause, fmt.Sprintf("%s %d", s.Name, s.Exit))
+			what := s.Cause
+			if what == "" {
+				what = fmt.Sprintf("%s %d", s.Name, s.Exit)
+			}
+			if !slices.Contains(cause, what) {
+				cause = append(cause, what)
+			}
 		}
 	}
 	m.Cause = strings.Join(cause, ", ")

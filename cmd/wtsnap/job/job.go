@@ -48,6 +48,7 @@ type Step struct {
 	Seconds float64         `json:"seconds"`
 	Message string          `json:"message,omitempty"` // why it is not OK
 	Hint    string          `json:"hint,omitempty"`
+	Cause   string          `json:"-"`                // what the trouble is, where other steps, or other runs, may meet the same; "" = Name and Exit
 	Doc     json.RawMessage `json:"result,omitempty"` // the command's JSON document
 	Log     string          `json:"-"`                // what the command said on standard error, its end
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -32,10 +33,22 @@ type walk struct {
 	parked    []*call
 	running   int // actors that have not ended
 	wakeful   int // the higher, the rarer are suspensions
+	torn      bool
 	committed map[SnapshotRef]bool
 	trace     []string
 
+	bug      string   // a step of the protocol that is left out
+	failures []string // what is not as it must be
+	plan     *plan    // not nil: whose turn it is is not drawn
+
 	tally *tally
+}
+
+// fail records what is not as it must be.
+func (w *walk) fail(format string, args ...any) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.failures = append(w.failures, fmt.Sprintf("seed %d: ", w.seed)+fmt.Sprintf(format, args...))
 }
 
 // tally counts what the walks came across.
@@ -64,7 +77,8 @@ type actor struct {
 // gate is an actor's storage: each call waits for its turn.
 type gate struct {
 	*mem.Storage
-	a *actor
+	a     *actor
+	stale []storage.Info // what a listing showed before
 }
 
 func (g *gate) wait(kind, name string) {
@@ -103,7 +117,13 @@ func (g *gate) background(kind, name string) bool {
 
 func (g *gate) Put(ctx context.Context, name string, data []byte) (storage.Info, error) {
 	g.wait("put", name)
-	return g.a.w.tr.st.Put(ctx, name, data)
+	info, err := g.a.w.tr.st.Put(ctx, name, data)
+	if id, count, ok := strings.Cut(name, "-"); err == nil && ok && g.a.w.bug == "a renewal removes at once" {
+		if n, _ := strconv.Atoi(count); n > 1 {
+			err = g.Storage.Delete(ctx, fmt.Sprintf("%s-%d", id, n-1))
+		}
+	}
+	return info, err
 }
 
 func (g *gate) Get(ctx context.Context, name string, offset, length int64, dst []byte) ([]byte, error) {
@@ -111,9 +131,38 @@ func (g *gate) Get(ctx context.Context, name string, offset, length int64, dst [
 	return g.Storage.Get(ctx, name, offset, length, dst)
 }
 
+// List shows a half of the names as they are at one time, and the other half as they are at a later one: what is stored or
+// removed meanwhile shows up or does not.
 func (g *gate) List(ctx context.Context, prefix string, fn func(storage.Info) error) error {
 	g.wait("list", prefix)
-	return g.Storage.List(ctx, prefix, fn)
+	var infos []storage.Info
+	keep := func(half byte) error {
+		return g.Storage.List(ctx, prefix, func(i storage.Info) error {
+			if i.Name[len(i.Name)-1]&1 == half {
+				infos = append(infos, i)
+			}
+			return nil
+		})
+	}
+	if err := keep(0); err != nil {
+		return err
+	}
+	if g.a.w.torn {
+		g.wait("list", prefix+" on")
+	}
+	if err := keep(1); err != nil {
+		return err
+	}
+	infos, err := g.forget(prefix, infos)
+	if err != nil {
+		return err
+	}
+	for _, i := range infos {
+		if err := fn(i); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (g *gate) Delete(ctx context.Context, name string) error {
@@ -126,7 +175,7 @@ func (w *walk) start(name string, run func(a *actor, r *Repository) error) {
 	a := &actor{name: name, w: w, speed: 1 << w.rng.IntN(7)}
 	w.running++
 	go func() {
-		err := run(a, w.tr.open(&gate{w.tr.mem, a}))
+		err := run(a, w.tr.open(&gate{w.tr.mem, a, nil}))
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.running--
@@ -138,7 +187,7 @@ func (w *walk) start(name string, run func(a *actor, r *Repository) error) {
 			w.tally.LeasesLost++
 		case a.sleptLong && isDamage(err, DamageMissing, DamageBlobGone): // noticed before the lease was looked at
 		default:
-			w.t.Errorf("seed %d: %s: %v", w.seed, name, err)
+			w.failures = append(w.failures, fmt.Sprintf("seed %d: %s: %v", w.seed, name, err))
 		}
 	}()
 }
@@ -326,9 +375,13 @@ func (w *walk) run() {
 	for {
 		synctest.Wait()
 		w.mu.Lock()
-		if w.running == 0 || w.t.Failed() {
+		if w.running == 0 || len(w.failures) > 0 {
 			w.mu.Unlock()
 			return
+		}
+		if w.plan != nil {
+			w.step()
+			continue
 		}
 		var ready []*call
 		for _, c := range w.parked {
@@ -376,11 +429,16 @@ func (w *walk) run() {
 		w.tally.Calls++
 		w.trace = append(w.trace, fmt.Sprintf("%s %s: %s", time.Now().Format("02 15:04"), c.a.name, c.what))
 		w.mu.Unlock()
-		close(c.turn)
-		if strings.HasPrefix(c.what, "delete packs/") {
-			synctest.Wait()
-			w.whole("after " + c.what)
-		}
+		w.turn(c)
+	}
+}
+
+// turn lets a call go on. A pack that is removed takes no snapshot with it.
+func (w *walk) turn(c *call) {
+	close(c.turn)
+	if strings.HasPrefix(c.what, "delete packs/") {
+		synctest.Wait()
+		w.whole("after " + c.what)
 	}
 }
 
@@ -401,7 +459,7 @@ func (w *walk) wake(a *actor) {
 func (w *walk) whole(when string) {
 	refs, err := w.tr.open(w.tr.mem).Snapshots(context.Background())
 	if err != nil {
-		w.t.Errorf("seed %d: %s: %v", w.seed, when, err)
+		w.fail("%s: %v", when, err)
 	}
 	for _, ref := range refs {
 		w.mu.Lock()
@@ -415,12 +473,100 @@ func (w *walk) whole(when string) {
 			err = w.tr.whole(context.Background(), w.tr.mem, manifest)
 		}
 		if err != nil {
-			w.t.Errorf("seed %d: %s: snapshot %s lost something: %v", w.seed, when, ref.ID.Short(), err)
+			w.fail("%s: snapshot %s lost something: %v", when, ref.ID.Short(), err)
 		}
 	}
 }
 
-// TestInterleavings walks through interleavings of two writers, two prunes, a forgetter and a reader.
+// forget is how the storage leaves a step of the protocol out.
+func (g *gate) forget(prefix string, infos []storage.Info) ([]storage.Info, error) {
+	prune := strings.HasPrefix(g.a.name, "prune")
+	switch {
+	case g.a.w.bug == "no lease is read" && prune && prefix == leasesDir,
+		g.a.w.bug == "undelete minds no prune" && g.a.name == "forgetter" && prefix == leasesDir,
+		g.a.w.bug == "merging minds no prune" && g.a.name == "merger" && prefix == leasesDir:
+		return nil, nil
+	case g.a.w.bug == "condemned lists are read once" && strings.HasPrefix(g.a.name, "writer") && prefix == condemnedDir:
+		if g.stale == nil {
+			g.stale = append([]storage.Info{}, infos...)
+		}
+		return g.still(), nil
+	case g.a.w.bug == "leases are read first" && prune && prefix == condemnedDir:
+		g.stale = nil
+		return infos, g.Storage.List(context.Background(), leasesDir, func(i storage.Info) error {
+			g.stale = append(g.stale, i)
+			return nil
+		})
+	case g.a.w.bug == "leases are read first" && prune && prefix == leasesDir:
+		return g.still(), nil
+	}
+	return infos, nil
+}
+
+// still returns what is stale and can still be read.
+func (g *gate) still() []storage.Info {
+	return slices.DeleteFunc(slices.Clone(g.stale), func(i storage.Info) bool {
+		_, err := g.Storage.Stat(context.Background(), i.Name)
+		return err != nil
+	})
+}
+
+// newWalk begins a walk: three snapshots, one of them forgotten and its packs condemned.
+func newWalk(t *testing.T, base *testRepo, seed uint64, sum *tally) *walk {
+	tr := base.at(t, base.mem.Clone())
+	w := &walk{t: t, tr: tr, rng: rand.New(rand.NewPCG(seed, 1)), seed: seed, committed: map[SnapshotRef]bool{}, tally: sum,
+		wakeful: 1 + int(seed%40), torn: seed%4 == 3}
+	for _, c := range []content{{words("a", "b")}, {words("b", "c")}, {words("c", "d", "e")}} {
+		w.committed[tr.backup(c)] = true
+	}
+	refs := must[[]SnapshotRef](t)(tr.open(tr.st).Snapshots(t.Context()))
+	forget(t, tr.open(tr.st), refs[0])
+	tr.prune(PruneOptions{Grace: MinGrace})
+	// From here on the sleepers' last acts may break the referee's rules; they do not last.
+	tr.st = tr.mem
+	return w
+}
+
+// cast starts the actors of a random walk.
+func (w *walk) cast() {
+	w.start("writer A", w.writer)
+	w.start("writer B", w.writer)
+	w.start("prune 1", w.pruner)
+	if w.seed%2 == 0 {
+		w.start("prune 2", w.pruner)
+	}
+	w.start("forgetter", w.forgetter)
+	if w.seed%3 == 0 {
+		w.start("reader", w.reader)
+	}
+	if w.seed%5 < 3 {
+		w.start("merger", w.merger)
+	}
+}
+
+// end looks at what a walk has left.
+func (w *walk) end() {
+	w.whole("at the end")
+	for range 3 {
+		if len(w.failures) > 0 {
+			return
+		}
+		time.Sleep(leaseDead + time.Hour)
+		if _, _, err := prune(context.Background(), w.tr.open(w.tr.mem), PruneOptions{Grace: MinGrace}); err != nil {
+			w.fail("cleaning: %v", err)
+		}
+	}
+	w.whole("cleaned")
+	rep := checkAll(w.t, w.tr.open(w.tr.mem))
+	for _, p := range rep.Problems {
+		w.fail("%+v", p)
+	}
+	if rep.Orphans.Packs+rep.Condemned.Packs != 0 {
+		w.fail("left over: %+v", rep)
+	}
+}
+
+// TestInterleavings walks through interleavings of two writers, two prunes, a forgetter, a reader and one who merges.
 // WTSNAP_SEED chooses one.
 func TestInterleavings(t *testing.T) {
 	first, n := uint64(1), uint64(budget(400))
@@ -433,45 +579,13 @@ func TestInterleavings(t *testing.T) {
 	base := newRepo(t)
 	for seed := first; seed < first+n; seed++ {
 		synctest.Test(t, func(t *testing.T) {
-			tr := base.at(t, base.mem.Clone())
-			w := &walk{t: t, tr: tr, rng: rand.New(rand.NewPCG(seed, 1)), seed: seed, committed: map[SnapshotRef]bool{}, tally: &sum, wakeful: 1 + int(seed%40)}
-			for _, c := range []content{{words("a", "b")}, {words("b", "c")}, {words("c", "d", "e")}} {
-				w.committed[tr.backup(c)] = true
-			}
-			refs := must[[]SnapshotRef](t)(tr.open(tr.st).Snapshots(t.Context()))
-			forget(t, tr.open(tr.st), refs[0])
-			tr.prune(PruneOptions{Grace: MinGrace})
-			// From here on the sleepers' last acts may break the referee's rules; they do not last.
-			tr.st = tr.mem
-			w.start("writer A", w.writer)
-			w.start("writer B", w.writer)
-			w.start("prune 1", w.pruner)
-			if seed%2 == 0 {
-				w.start("prune 2", w.pruner)
-			}
-			w.start("forgetter", w.forgetter)
-			if seed%3 == 0 {
-				w.start("reader", w.reader)
-			}
-			if seed%5 < 3 {
-				w.start("merger", w.merger)
-			}
+			w := newWalk(t, base, seed, &sum)
+			w.cast()
 			w.run()
 			sum.Walks++
-			w.whole("at the end")
-			if !t.Failed() {
-				for range 3 {
-					time.Sleep(leaseDead + time.Hour)
-					tr.prune(PruneOptions{Grace: MinGrace})
-				}
-				w.whole("cleaned")
-				rep := checkAll(t, tr.open(tr.mem))
-				for _, p := range rep.Problems {
-					t.Errorf("seed %d: %+v", seed, p)
-				}
-				if rep.Orphans.Packs+rep.Condemned.Packs != 0 {
-					t.Errorf("seed %d: left over: %+v", seed, rep)
-				}
+			w.end()
+			for _, f := range w.failures {
+				t.Error(f)
 			}
 			if t.Failed() {
 				t.Logf("trace:\n%s", strings.Join(w.trace, "\n"))
@@ -491,6 +605,181 @@ func TestInterleavings(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Each step of the protocol that is left out loses something in one of the walks: they would notice.
+func TestInterleavingsNotice(t *testing.T) {
+	base := newRepo(t)
+	bugs := []string{"no lease is read", "condemned lists are read once", "undelete minds no prune", "leases are read first"}
+	if slow() { // these take hundreds of walks
+		bugs = append(bugs, "merging minds no prune", "a renewal removes at once")
+	}
+	for _, bug := range bugs {
+		t.Run(bug, func(t *testing.T) {
+			var sum tally
+			var found []string
+			seed := uint64(0)
+			for ; seed < 4000 && len(found) == 0; seed++ {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWalk(t, base, seed, &sum)
+					w.bug = bug
+					w.torn = w.torn || bug == "a renewal removes at once"
+					w.cast()
+					w.run()
+					if w.end(); len(w.failures) > 0 {
+						found = w.failures
+						w.release()
+					}
+				})
+			}
+			if found == nil {
+				t.Errorf("%d walks, and nothing is lost", seed)
+				return
+			}
+			t.Logf("walk %d: %.200s", seed, found[0])
+		})
+	}
+}
+
+// plan decides whose turn it is: an actor goes on until it waits or ends, but that at some steps another one takes over.
+type plan struct {
+	actors  []string
+	current string
+	step    int
+	switchs map[int]int // step -> how many actors further
+}
+
+// step lets the actor whose turn it is do one call. It is called with mu held.
+func (w *walk) step() {
+	p := w.plan
+	parked := map[string]*call{}
+	for _, c := range w.parked {
+		if o := parked[c.a.name]; o == nil {
+			parked[c.a.name] = c
+		}
+	}
+	if len(parked) == 0 { // they wait for time to pass
+		w.mu.Unlock()
+		time.Sleep(10 * time.Minute)
+		return
+	}
+	at := slices.Index(p.actors, p.current)
+	at += p.switchs[p.step]
+	for parked[p.actors[at%len(p.actors)]] == nil {
+		at++
+	}
+	p.step++
+	p.current = p.actors[at%len(p.actors)]
+	c := parked[p.current]
+	w.parked = slices.DeleteFunc(w.parked, func(o *call) bool { return o == c })
+	w.tally.Calls++
+	w.trace = append(w.trace, fmt.Sprintf("%s %s: %s", time.Now().Format("02 15:04"), c.a.name, c.what))
+	w.mu.Unlock()
+	if c.what == "time passes" {
+		time.Sleep(MinGrace + 10*time.Minute)
+	}
+	w.turn(c)
+}
+
+// pass lets the grace time pass when it is the actor's turn, which it keeps.
+func (a *actor) pass() { (&gate{a.w.tr.mem, a, nil}).wait("time", "passes") }
+
+// scenes are the plays whose every interleaving with few switches is tried: what relies on packs, and what removes them.
+func scenes() map[string]map[string]func(w *walk) func(a *actor, r *Repository) error {
+	prunes := func(w *walk) func(*actor, *Repository) error {
+		return func(a *actor, r *Repository) error {
+			for range 2 {
+				_, _, err := prune(context.Background(), r, PruneOptions{Grace: MinGrace, Level: chunk.LevelNone})
+				if err != nil && !errors.Is(err, ErrBusy) {
+					return err
+				}
+				a.pass()
+			}
+			return nil
+		}
+	}
+	writes := func(w *walk) func(*actor, *Repository) error { return w.writer }
+	merges := func(w *walk) func(*actor, *Repository) error { return w.merger }
+	returns := func(w *walk) func(*actor, *Repository) error {
+		return func(a *actor, r *Repository) error {
+			refs, err := r.Forgotten(context.Background())
+			if err != nil || len(refs) == 0 {
+				return err
+			}
+			if err := r.Undelete(context.Background(), refs); err != nil && !errors.Is(err, ErrBusy) && !errors.Is(err, ErrSwept) {
+				return err
+			}
+			return nil
+		}
+	}
+	type cast = map[string]func(w *walk) func(a *actor, r *Repository) error
+	return map[string]cast{
+		"a backup and a prune":                {"writer A": writes, "prune 1": prunes},
+		"a backup and two prunes":             {"writer A": writes, "prune 1": prunes, "prune 2": prunes},
+		"two backups and a prune":             {"writer A": writes, "writer B": writes, "prune 1": prunes},
+		"an undelete and a prune":             {"forgetter": returns, "prune 1": prunes},
+		"merging the index and a prune":       {"merger": merges, "prune 1": prunes},
+		"merging the index and a backup":      {"merger": merges, "writer A": writes},
+		"an undelete, a backup and a prune":   {"forgetter": returns, "writer A": writes, "prune 1": prunes},
+		"two who merge the index and a prune": {"merger": merges, "merger 2": merges, "prune 1": prunes},
+	}
+}
+
+// TestFewSwitches tries every interleaving of some scenes with one switch from an actor that could go on to another one,
+// and a share of those with two; all of them in the slow tier.
+func TestFewSwitches(t *testing.T) {
+	base := newRepo(t)
+	share := uint64(60)
+	if slow() {
+		share = 1
+	}
+	total := map[int]int{}
+	all := scenes()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		play := func(switchs map[int]int) (steps int) {
+			total[len(switchs)]++
+			synctest.Test(t, func(t *testing.T) {
+				w := newWalk(t, base, 0, &tally{})
+				w.plan = &plan{actors: slices.Sorted(maps.Keys(all[name])), switchs: switchs}
+				w.plan.current = w.plan.actors[0]
+				for _, actor := range w.plan.actors {
+					w.start(actor, all[name][actor](w))
+				}
+				w.run()
+				w.end()
+				steps = w.plan.step
+				for _, f := range w.failures {
+					t.Errorf("%s, switches %v: %s", name, switchs, f)
+				}
+				if t.Failed() {
+					t.Logf("trace:\n%s", strings.Join(w.trace, "\n"))
+					w.release()
+				}
+			})
+			return steps
+		}
+		rng := rand.New(rand.NewPCG(1, 1))
+		steps := play(nil)
+		for i := 1; i < steps && !t.Failed(); i++ {
+			for to := 1; to < len(all[name]) && !t.Failed(); to++ {
+				if share > 1 && rng.IntN(3) != 0 {
+					continue
+				}
+				more := play(map[int]int{i: to})
+				for j := i + 1; j < more && !t.Failed(); j++ {
+					for then := 1; then < len(all[name]); then++ {
+						if rng.Uint64N(share*20/min(20, share)) == 0 {
+							play(map[int]int{i: to, j: then})
+						}
+					}
+				}
+			}
+		}
+		if t.Failed() {
+			return
+		}
+	}
+	t.Logf("interleavings by the number of switches: %v", total)
 }
 
 // release lets all that waits go on, so that a failed walk ends.

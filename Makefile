@@ -16,7 +16,7 @@ MONGO = WTSNAP_MONGO_TOOLS='$(CURDIR)/build/mongo' WTSNAP_MONGO_URI='$(MONGO_URI
 
 GO_SOURCES = $(shell git ls-files -co --exclude-standard '*.go')
 
-.PHONY: help build bench-build test test-race test-slow fuzz cross bench demo lint fmt clean
+.PHONY: help build bench-build test test-race test-slow fuzz model cross bench demo lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -34,11 +34,14 @@ test: build/mongo/built ## run the fast tests, and name the skipped ones; MONGO_
 test-race: build/mongo/built ## run the fast tests with the race detector (needs a C compiler)
 	$(MONGO) CGO_ENABLED=1 go run ./.ci/testreport -race -timeout 30m ./...
 
-test-slow: bin/minio build/mongo/built fuzz cross ## run the tests with larger budgets, the fuzz targets, and other systems' builds
+test-slow: bin/minio build/mongo/built fuzz model cross ## run the tests with larger budgets, the fuzz targets, and other systems' builds
 	$(MONGO) WTSNAP_SLOW=1 WTSNAP_MINIO='$(CURDIR)/bin/minio' go run ./.ci/testreport -tags slow -count 1 -timeout 4h ./...
 
 fuzz: ## run each fuzz target for FUZZTIME (1m)
 	sh .ci/fuzz $(FUZZTIME)
+
+model: ## check the model of the protocol: docs/model (hours, and 6 GB of memory)
+	@if command -v spin; then sh docs/model/check all && sh docs/model/check broken; else echo "spin is not here: the model is not checked"; fi
 
 cross: ## compile for the other systems
 	GOOS=darwin GOARCH=arm64 go build -o /dev/null ./cmd/wtsnap

@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"testing"
@@ -220,4 +221,33 @@ func TestFramesWithoutAFolder(t *testing.T) {
 	p.put(c, 10, 20)
 	c.Flush()
 	p.wants(c, 0, 20, false)
+}
+
+// FuzzFrames reads bundles of arbitrary lines with the right checksums, and arbitrary files.
+func FuzzFrames(f *testing.F) {
+	line := binary.LittleEndian.AppendUint32(append(make([]byte, 16), 0, 0, 0, 0), 5)
+	f.Add([]byte("piece"), binary.LittleEndian.AppendUint32(line, crc32.Checksum([]byte("piece"), castagnoli)), uint32(1), uint32(5))
+	f.Add([]byte{}, []byte{}, uint32(1<<31), uint32(1<<31))
+	f.Fuzz(func(t *testing.T, data, lines []byte, n, size uint32) {
+		for _, right := range []bool{true, false} {
+			dir := t.TempDir()
+			file := append(bytes.Clone(data), lines...)
+			if right {
+				n, size = uint32(len(lines)/lineBytes), uint32(len(data))
+			}
+			for _, v := range []uint32{n, crc32.Checksum(lines, castagnoli), size, footerMagic} {
+				file = binary.LittleEndian.AppendUint32(file, v)
+			}
+			if err := write(filepath.Join(dir, "0123456789abcdef"+bundleSuffix), file); err != nil {
+				t.Fatal(err)
+			}
+			c := NewFrames(dir, 1<<20)
+			for rest := lines; len(rest) >= lineBytes; rest = rest[lineBytes:] {
+				got, ok := c.Get([16]byte(rest[:16]), nil)
+				if ok && !bytes.Contains(data, got) {
+					t.Errorf("a piece that is not in the file")
+				}
+			}
+		}
+	})
 }

@@ -95,7 +95,8 @@ type crashOp struct {
 	name    string
 	args    []string
 	prepare func(c *crashes) bool // false: there is nothing to do
-	mended  func(c *crashes)      // where the repository is not whole before the operation has succeeded
+	after   func(c *crashes, when string)
+	mended  func(c *crashes) // where the repository is not whole before the operation has succeeded
 	forgets bool
 }
 
@@ -105,6 +106,7 @@ func crashOps() []crashOp {
 		{name: "backup", args: []string{"backup", "src"}, prepare: edit},
 		{name: "forget", args: []string{"forget", "--keep-last", "4"}, forgets: true},
 		{name: "undelete", args: []string{"undelete", "--all"}, prepare: func(c *crashes) bool { return len(c.names("forgotten/")) > 0 }},
+		{name: "copy", args: []string{"copy", "--to-repo", "copy", "--to-password-file", "copy.key"}, after: (*crashes).copied},
 		{name: "prune", args: []string{"prune", "--max-unused", "0"}},
 		{name: "prune at once", args: []string{"prune", "--max-unused", "0", "--grace", "0"}},
 		{name: "forget and prune", args: []string{"forget", "--keep-last", "3", "--prune", "--max-unused", "0", "--grace", "0"}, forgets: true},
@@ -152,6 +154,7 @@ func (c *crashes) run(kills int) {
 	c.whole("before all")
 	c.must("backup", "src")
 	c.whole("before all")
+	c.remote.run(0, "-r", "copy", "init", "--new-key-file", "copy.key")
 	ops := crashOps()
 	done := 0
 	defer func() {
@@ -195,6 +198,9 @@ func (c *crashes) run(kills int) {
 			c.there = nil
 		}
 		c.whole(when)
+		if op.after != nil {
+			op.after(c, when)
+		}
 		if done%100 == 0 && strings.HasPrefix(when, fmt.Sprintf("turn %d, %s killed", c.turn, op.name)) {
 			c.t.Logf("%d kills", done)
 		}
@@ -429,10 +435,38 @@ func (c *crashes) whole(when string) {
 	}
 }
 
+// copied fails the test unless check finds nothing in the copy, and its snapshots are what they were made of. What is copied
+// there goes with the next copy's garbage.
+func (c *crashes) copied(when string) {
+	global := []string{"wtsnap", "-r", c.path("copy"), "-p", c.path("copy.key"), "--cache-dir", "none", "--json"}
+	ask := func(args ...string) string {
+		var out, errs bytes.Buffer
+		if code := run(c.t.Context(), std{nil, &out, &errs}, append(slices.Clone(global), args...)); code != 0 {
+			c.t.Errorf("%s: the copy: %q: exit code %d\n%s%s", when, args, code, &errs, &out)
+		}
+		return out.String()
+	}
+	ask("check", "--read-data")
+	var doc struct{ Snapshots []struct{ ID string } }
+	if err := json.Unmarshal([]byte(ask("snapshots")), &doc); err != nil {
+		c.t.Fatal(err)
+	}
+	for _, s := range doc.Snapshots {
+		sum, err := c.restoredFrom(c.path("copy"), c.path("copy.key"), s.ID)
+		if err != nil || sum != c.sums[s.ID] {
+			c.t.Errorf("%s: the copy of snapshot %s has come back as something else: %v", when, s.ID, err)
+		}
+	}
+}
+
 // restored restores a snapshot and returns what it holds.
 func (c *crashes) restored(id string) (string, error) {
+	return c.restoredFrom(c.place, c.path("key"), id)
+}
+
+func (c *crashes) restoredFrom(place, key, id string) (string, error) {
 	var out, errs bytes.Buffer
-	code := run(c.t.Context(), std{nil, &out, &errs}, []string{"wtsnap", "-r", c.place, "-p", c.path("key"), "--instance", "web", "-q",
+	code := run(c.t.Context(), std{nil, &out, &errs}, []string{"wtsnap", "-r", place, "-p", key, "--instance", "web", "-q",
 		"--cache-dir", c.path("cache2"), "restore", id, "--to", "tar:-"})
 	if code != 0 {
 		return "", fmt.Errorf("exit code %d: %s", code, &errs)

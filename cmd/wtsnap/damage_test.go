@@ -56,6 +56,7 @@ func damageCases(bed *damageBed) []damageCase {
 		{"key add", []string{"key", "add", "--new-key-file", filepath.Join(bed.dir, "third.key")}},
 		{"status", []string{"status", "--max-age", "30d"}},
 		{"drill", []string{"drill"}},
+		{"copy", []string{"copy", "--to-repo", filepath.Join(bed.dir, "other"), "--to-password-file", filepath.Join(bed.dir, "other.key")}},
 	}
 }
 
@@ -74,21 +75,21 @@ var mayFail = map[string]map[string][]int{
 		"check": {exitDamage}, "check --read-data": {exitDamage}, "key list": {exitDamage}, "*": {exitDamage, exitPassword},
 	},
 	"data pack": {
-		"restore": {exitDamage}, "dump": {exitDamage}, "check": {exitDamage}, "check --read-data": {exitDamage}, "drill": {exitDamage},
+		"restore": {exitDamage}, "dump": {exitDamage}, "copy": {exitDamage}, "check": {exitDamage}, "check --read-data": {exitDamage}, "drill": {exitDamage},
 		"prune": {exitDamage}, "prune --grace 0": {exitDamage},
 	},
 	"tree pack": {
-		"restore": {exitDamage}, "dump": {exitDamage}, "check": {exitDamage}, "check --read-data": {exitDamage}, "drill": {exitDamage},
+		"restore": {exitDamage}, "dump": {exitDamage}, "copy": {exitDamage}, "check": {exitDamage}, "check --read-data": {exitDamage}, "drill": {exitDamage},
 		"ls": {exitDamage}, "find": {exitDamage}, "diff": {exitDamage}, "stats": {exitDamage},
 		"prune": {exitDamage}, "prune --grace 0": {exitDamage},
 	},
 	"index": {
-		"restore": {exitDamage}, "dump": {exitDamage}, "check": {exitDamage}, "check --read-data": {exitDamage}, "drill": {exitDamage},
+		"restore": {exitDamage}, "dump": {exitDamage}, "copy": {exitDamage}, "check": {exitDamage}, "check --read-data": {exitDamage}, "drill": {exitDamage},
 		"ls": {exitDamage}, "find": {exitDamage}, "diff": {exitDamage}, "stats": {exitDamage}, "backup": {exitDamage},
 		"prune": {exitDamage}, "prune --grace 0": {exitDamage}, "repair packs": {exitDamage},
 	},
 	"manifest": {
-		"restore": {exitDamage, exitFailed, exitUsage}, "dump": {exitDamage, exitFailed, exitUsage}, "check": {exitDamage}, "check --read-data": {exitDamage},
+		"copy": {exitDamage}, "restore": {exitDamage, exitFailed, exitUsage}, "dump": {exitDamage, exitFailed, exitUsage}, "check": {exitDamage}, "check --read-data": {exitDamage},
 		"ls": {exitDamage, exitFailed, exitUsage}, "find": {exitDamage}, "diff": {exitDamage, exitFailed, exitUsage}, "stats": {exitDamage}, "drill": {exitDamage},
 		"snapshots": {exitDamage}, "status": {exitDamage, exitLate}, "forget": {exitDamage}, "forget an id": {exitDamage, exitFailed, exitUsage},
 		"prune": {exitDamage}, "prune --grace 0": {exitDamage}, "tag": {exitDamage, exitFailed, exitUsage}, "hold": {exitDamage, exitFailed, exitUsage},
@@ -97,7 +98,7 @@ var mayFail = map[string]map[string][]int{
 	"annotation": {
 		"check": {exitDamage}, "check --read-data": {exitDamage}, "snapshots": {exitDamage}, "forget": {exitDamage}, "forget an id": {exitDamage},
 		"tag": {exitDamage}, "hold": {exitDamage}, "undelete": {exitDamage}, "find": {exitDamage}, "stats": {exitDamage}, "status": {exitDamage},
-		"drill": {exitDamage},
+		"drill": {exitDamage}, "copy": {exitDamage},
 	},
 	"condemned": {"check": {exitDamage}, "check --read-data": {exitDamage}},
 	"lease": {
@@ -112,6 +113,7 @@ type damageBed struct {
 	t              *testing.T
 	dir, src       string
 	now, before    map[string][]byte // objects, by name
+	other          map[string][]byte // an empty repository
 	ids            []string          // of the snapshots
 	sums           map[string]map[string]string
 	objects        map[string][2]string // two of each kind; the first is damaged
@@ -163,6 +165,10 @@ func newDamageBed(t *testing.T) *damageBed {
 	place := filepath.Join(b.dir, "repo")
 	b.must("init", "--new-key-file", filepath.Join(b.dir, "key"))
 	b.must("key", "add", "--new-key-file", filepath.Join(b.dir, "second.key"))
+	if code, _, errs := b.run(filepath.Join(b.dir, "other"), "init", "--new-key-file", filepath.Join(b.dir, "other.key")); code != 0 {
+		t.Fatal(errs)
+	}
+	b.other = b.objectsIn(filepath.Join(b.dir, "other"))
 	b.write("big.bin", 700_000, 1)
 	b.write("sub/small.bin", 3000, 2)
 	b.backup()
@@ -375,17 +381,15 @@ func (b *damageBed) damaged(kind, how string) (objects map[string][]byte, names 
 }
 
 // TestDamageOfEveryKind damages an object of every kind in every way and runs every command on the repository. With
-// WTSNAP_SLOW it is the whole product, else each command meets each kind with one damage or two.
+// WTSNAP_SLOW it is the whole product, else each command meets each kind with one damage.
 func TestDamageOfEveryKind(t *testing.T) {
 	slow := os.Getenv("WTSNAP_SLOW") != ""
 	clearEnvironment(t)
 	bed := newDamageBed(t)
-	n := 0
-	for _, kind := range damageKinds {
+	for k, kind := range damageKinds {
 		for i, c := range damageCases(bed) {
 			for j, how := range damageHows {
-				if n++; slow || j == (i+n/len(damageHows))%len(damageHows) {
-					bed.t = t
+				if slow || j == (k+i)%len(damageHows) {
 					bed.try(kind, how, c)
 				}
 			}
@@ -408,6 +412,12 @@ func (b *damageBed) try(kind, how string, c damageCase) {
 		b.t.Fatal(err)
 	}
 	b.put(place, objects)
+	if c.name == "copy" {
+		if err := os.RemoveAll(filepath.Join(b.dir, "other")); err != nil {
+			b.t.Fatal(err)
+		}
+		b.put(filepath.Join(b.dir, "other"), b.other)
+	}
 	when := fmt.Sprintf("%s, %s: %s", kind, how, c.name)
 	start := time.Now()
 	code, out, errs := b.run(place, c.args...)
@@ -421,7 +431,7 @@ func (b *damageBed) try(kind, how string, c damageCase) {
 		b.t.Errorf("%s: exit code %d\n%s%s", when, code, errs, out)
 	case !strings.Contains(errs, "wtsnap: "):
 		b.t.Errorf("%s: exit code %d, and it says: %q", when, code, errs)
-	case code == exitDamage && how != "delete" && how != "roll back" && kind != "config" && kind != "key" &&
+	case code == exitDamage && c.name != "copy" /* names paths */ && how != "delete" && how != "roll back" && kind != "config" && kind != "key" &&
 		!slices.ContainsFunc(names, func(name string) bool { return strings.Contains(errs+out, filepath.Base(name)[:8]) }):
 		b.t.Errorf("%s: the damaged %q is not named:\n%s%s", when, names, errs, out)
 	}
@@ -452,10 +462,21 @@ func (b *damageBed) right(when string, c damageCase, code int, out string) {
 		if code == 0 && len(got) != len(want) {
 			b.t.Errorf("%s: exit code 0, and %d of %d files", when, len(got), len(want))
 		}
+	case "copy": // what is there is whole
+		b.copied(when)
 	case "dump":
 		if sum := fmt.Sprintf("%x", sha256.Sum256([]byte(out))); code == 0 && sum != want["src/big.bin"] {
 			b.t.Errorf("%s: exit code 0, and other bytes", when)
 		}
+	}
+}
+
+// copied fails unless every snapshot that was copied is whole in the other repository.
+func (b *damageBed) copied(when string) {
+	global := []string{"wtsnap", "-r", filepath.Join(b.dir, "other"), "-p", filepath.Join(b.dir, "other.key"), "--cache-dir", "none"}
+	var out, errs bytes.Buffer
+	if code := run(b.t.Context(), std{nil, &out, &errs}, append(global, "check", "--read-data")); code != 0 {
+		b.t.Errorf("%s: the other repository: check: exit code %d\n%s%s", when, code, &errs, &out)
 	}
 }
 

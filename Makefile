@@ -53,7 +53,7 @@ bench: build bench-build build/mongo/built ## measure beside restic, borg and mo
 	bin/wtsnap-bench thin -nights $(NIGHTS)
 	bin/wtsnap-bench mongo -size $(SIZE) -runs $(RUNS) -nights $(NIGHTS) -json build/bench-mongo-$(SIZE).json
 
-demo: ## build, then show a backup's life: two nights, restore, check, prune
+demo: ## build, then show a backup's life: two nights, restore, check, prune, a MongoDB
 	sh docs/demo.sh
 
 lint: build/staticcheck ## check formatting, go vet, staticcheck and the shell scripts

@@ -1,6 +1,7 @@
 #!/bin/sh
 # A backup's life in a few minutes: three homes and a database dump go into an encrypted repository on two nights, one
-# home comes back, the rest is pruned. Every command is shown as one would type it.
+# home comes back, a running MongoDB becomes what it was at a second in between, the rest is pruned. Every command is shown
+# as one would type it.
 #
 #   make demo                        or   docs/demo.sh
 #   DEMO_DIR=/some/new/folder make demo   to choose where it happens (the folder is kept)
@@ -34,6 +35,7 @@ say "Build wtsnap, and the program that makes corpora and compares trees"
 cd "$root"
 printf '$ make build bench-build\n'
 make -s build bench-build
+CGO_ENABLED=0 go build -buildvcs=false -trimpath -o bin/mongotestd ./mongo/internal/mongotest/mongotestd
 PATH=$root/bin:$PATH
 
 if [ -n "${DEMO_DIR:-}" ]; then
@@ -136,6 +138,32 @@ run wtsnap restore latest:homes --to restored-homes
 run wtsnap-bench compare homes restored-homes
 
 last_bytes=$(bytes_in repository)
+
+say "A running MongoDB (here the server of wtsnap's tests, with the dump of the first night's day in it) is a source as well"
+wtsnap-bench corpus -kind dump -size tiny live
+mkfifo stop
+mongotestd -clock -load live <stop >address &
+exec 3>stop # the server ends when this is closed
+while [ ! -s address ]; do :; done
+uri=$(cat address)
+run wtsnap backup "db=$uri"
+run wtsnap mongo oplog --once "$uri"
+
+say "What happens between two backups is in the oplog: here the changes of the second day"
+sleep 1
+before=$(date -u +%Y-%m-%dT%H:%M:%SZ)
+sleep 1
+run wtsnap restore latest~1:mongo --to "$uri" --overwrite
+run wtsnap mongo oplog --once "$uri"
+
+say "What was another one a second before that, and then the database as of that second"
+expected=1
+run wtsnap mongo verify --at "$before" latest:db "$uri"
+expected=0
+run wtsnap restore --at "$before" latest:db --to "$uri" --drop
+run wtsnap mongo verify --at "$before" latest:db "$uri"
+run wtsnap restore latest:db/girder/user.bson --filter '{"login": {"$regex": "^a"}}' --to some-users
+exec 3>&-
 cat <<END
 
 # Done in $(($(date +%s) - started)) s, the build included
@@ -144,6 +172,6 @@ cat <<END
   stored on the first night      $first_bytes bytes
   added by the second night      $((second_bytes - first_bytes)) bytes
   stored after forget and prune  $last_bytes bytes
-  restored                       one home of two nights, the dump, all homes; equal to their sources
+  restored                       one home of two nights, the dump, all homes, a MongoDB of a second; equal to their sources
   kept for you to look at        $work
 END

@@ -45,7 +45,11 @@ func main() {
 	flag.StringVar(&load, "load", "", "a folder that mongodump wrote")
 	flag.IntVar(&documents, "documents", 0, "make so many in girder.item")
 	flag.IntVar(&size, "size", 169, "of such a document, in bytes")
+	clock := flag.Bool("clock", false, "take the time of operations from this machine's clock")
 	flag.Parse()
+	if *clock {
+		o.Start = uint32(time.Now().Unix())
+	}
 	switch role {
 	case "set":
 	case "standalone":
@@ -58,6 +62,16 @@ func main() {
 	}
 	h := &host{}
 	s := mongotest.Start(h, o)
+	if *clock {
+		go func() {
+			for now := o.Start; ; time.Sleep(100 * time.Millisecond) {
+				if t := uint32(time.Now().Unix()); t > now {
+					s.Advance(t - now)
+					now = t
+				}
+			}
+		}()
+	}
 	if load != "" {
 		s.LoadFolder(h, load)
 	}

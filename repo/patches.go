@@ -29,10 +29,10 @@ type region struct {
 
 func regionOf(loc index.Location) region { return region{loc.Pack, loc.Offset / regionBytes} }
 
-// limit is the share of a whole blob's bytes that the deltas on it may take, in 1/1024: 0.36 to 0.74. It differs from region
+// limit is the share of a whole blob's bytes that the deltas on it may take, in 1/1024: 0.31 to 0.75. It differs from region
 // to region, so that it does not come for all in the same night, and is the same every night.
 func (g region) limit(pack index.PackID) int64 {
-	return 369 + int64(pack[g.number%uint32(len(pack))])*389/255
+	return 317 + int64(pack[g.number%uint32(len(pack))])*451/255
 }
 
 // depth is how many deltas may lie between a blob and a whole one in the region. It differs too.

@@ -29,10 +29,10 @@ type region struct {
 
 func regionOf(loc index.Location) region { return region{loc.Pack, loc.Offset / regionBytes} }
 
-// limit is the share of a whole blob's bytes that the deltas on it may take, in 1/1024: 0.31 to 0.75. It differs from region
+// limit is the share of a whole blob's bytes that the deltas on it may take, in 1/1024: 0.36 to 0.74. It differs from region
 // to region, so that it does not come for all in the same night, and is the same every night.
 func (g region) limit(pack index.PackID) int64 {
-	return 317 + int64(pack[g.number%uint32(len(pack))])*451/255
+	return 369 + int64(pack[g.number%uint32(len(pack))])*389/255
 }
 
 // depth is how many deltas may lie between a blob and a whole one in the region. It differs too.
@@ -47,8 +47,8 @@ type chainEnds struct {
 }
 
 // long reports whether a chain costs a restore so much that it should end: the deltas take too large a share of what the
-// blob would take if it were whole, and compressed like its root. Once one chain of a region ends, half of that is enough for
-// the others. Where a chain is so deep that a delta can only be made against the whole blob, which costs as much as all
+// blob would take if it were whole, and compressed like its root. Once one chain of a region ends, three quarters of that are
+// enough for the others. Where a chain is so deep that a delta can only be made against the whole blob, which costs as much as all
 // the nights since, a quarter of the whole is too much for that.
 func (e *chainEnds) long(c *chain, deep bool) bool {
 	root := share(c.root)
@@ -58,7 +58,7 @@ func (e *chainEnds) long(c *chain, deep bool) bool {
 	limit := whole * g.limit(c.root.PackID)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if excess <= limit && !(e.regions[g] && excess > limit/2) {
+	if excess <= limit && !(e.regions[g] && excess > limit*3/4) {
 		return deep && excess > whole*1024/4
 	}
 	if e.regions == nil {

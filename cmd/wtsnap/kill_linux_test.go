@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -119,4 +121,106 @@ func packBytes(t *testing.T, repo string) (sum int64) {
 		t.Fatal(err)
 	}
 	return sum
+}
+
+// A first backup is killed with SIGKILL at a random moment, and run again, over and over. Both runs together store hardly
+// more than one that is not killed. WTSNAP_KILLS says how often.
+func TestKilledAtRandom(t *testing.T) {
+	const mib = 1 << 20
+	const size = 80 * mib
+	kills := 1000
+	if s := os.Getenv("WTSNAP_KILLS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kills = n
+	} else if os.Getenv("WTSNAP_SLOW") == "" {
+		t.Skip("it takes minutes: WTSNAP_KILLS=20 says how often, WTSNAP_SLOW=1 kills 1000 times")
+	}
+	program, err := exec.LookPath("wtsnap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, size)
+	_, _ = rand.NewChaCha8([32]byte{2}).Read(data)
+	homes, large := t.TempDir(), t.TempDir()+"/large"
+	for at := 0; at < size; at += mib / 2 {
+		file := fmt.Sprintf("%s/home%d/f%d", homes, at/mib%9, at)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, data[at:at+mib/2], 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(large, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ name, source, input string }{{"homes", "homes=" + homes, os.DevNull}, {"one stream", "s=stdin:x", large}} {
+		t.Run(c.name, func(t *testing.T) {
+			k := randomKills{t: t, dir: t.TempDir(), program: program, source: c.source, input: c.input}
+			k.run(kills)
+		})
+	}
+}
+
+// randomKills kills backups of one source.
+type randomKills struct {
+	t                           *testing.T
+	dir, program, source, input string
+	in                          *os.File
+}
+
+func (k *randomKills) must(err error) {
+	k.t.Helper()
+	if err != nil {
+		k.t.Fatal(err)
+	}
+}
+
+// command returns one that works on the repository of a number.
+func (k *randomKills) command(repo string, args ...string) *exec.Cmd {
+	cmd := exec.Command(k.program, append([]string{"-r", repo, "--instance", "web", "-p", k.dir + "/key", "-q"}, args...)...)
+	if k.in != nil {
+		k.in.Close() // the command before has ended
+	}
+	var err error
+	k.in, err = os.Open(k.input)
+	k.must(err)
+	cmd.Stdin, cmd.Stderr = k.in, os.Stderr
+	return cmd
+}
+
+func (k *randomKills) run(kills int) {
+	k.must(exec.Command(k.program, "-r", k.dir+"/empty", "init", "--new-key-file", k.dir+"/key").Run())
+	k.must(os.CopyFS(k.dir+"/whole", os.DirFS(k.dir+"/empty")))
+	began := time.Now()
+	k.must(k.command(k.dir+"/whole", "backup", k.source).Run())
+	lasted := time.Since(began)
+	whole := packBytes(k.t, k.dir+"/whole")
+	rng := rand.New(rand.NewPCG(uint64(kills), 3))
+	proved := 0
+	for i := range kills {
+		repo := k.dir + "/repo"
+		k.must(os.RemoveAll(repo))
+		k.must(os.CopyFS(repo, os.DirFS(k.dir+"/empty")))
+		cmd := k.command(repo, "backup", k.source)
+		k.must(cmd.Start())
+		kill := time.AfterFunc(time.Duration(rng.Int64N(int64(lasted))), func() { _ = cmd.Process.Kill() }) // it may have ended
+		ended := cmd.Wait() == nil
+		kill.Stop()
+		left := packBytes(k.t, repo)
+		k.must(k.command(repo, "backup", k.source).Run())
+		if sum := packBytes(k.t, repo); sum > whole+whole/50 {
+			k.t.Fatalf("kill %d: %d bytes were uploaded before it and %d after, for %d", i, left, sum-left, whole)
+		}
+		if !ended && left > 0 {
+			proved++
+		}
+		if i%20 == 0 {
+			k.must(k.command(repo, "check", "--read-data").Run())
+		}
+	}
+	k.t.Logf("killed %d times, %d of them when packs were stored", kills, proved)
+	if kills >= 100 && proved == 0 {
+		k.t.Error("no kill came when a pack was stored: this proves nothing")
+	}
 }

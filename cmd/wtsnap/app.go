@@ -173,7 +173,7 @@ func (a *app) newCLI() *cli.App {
 		Flags: globalFlags(), Writer: a.std.out, ErrWriter: a.std.err, HideHelp: true, HideHelpCommand: true, HideVersion: true,
 		DisableSliceFlagSeparator: true, ExitErrHandler: func(*cli.Context, error) {},
 		Commands: []*cli.Command{
-			a.initCommand(), a.backupCommand(), a.restoreCommand(), a.copyCommand(),
+			a.initCommand(), a.backupCommand(), a.restoreCommand(), a.copyCommand(), a.historyCommand(),
 			a.snapshotsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.dumpCommand(), a.mountCommand(), a.webCommand(),
 			a.forgetCommand(), a.undeleteCommand(), a.pruneCommand(), a.checkCommand(), a.repairCommand(), a.statsCommand(),
 			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.kitCommand(), a.mongoCommand(), a.runCommand(), a.daemonCommand(), a.installTimerCommand(), a.statusCommand(), a.drillCommand(), a.doctorCommand(), a.configCommand(), a.completionCommand(), a.versionCommand(),

@@ -110,6 +110,13 @@ func printAllPlan(w io.Writer, p *whole.Plan, o *whole.Options) {
 			note(fmt.Sprintf("%s has %s, and there is room for %s at its target", shown(part.Label), size(part.Source.Bytes), size(part.Room)))
 		}
 	}
+	for _, u := range o.Mongo.Updates {
+		text := u.Name
+		if text == "" {
+			text = u.Filter
+		}
+		fmt.Fprintf(w, "  update %s %s: %s expected, %s\n", shown(u.Namespace()), shown(text), u.Expected, shown(u.Update.Update))
+	}
 	if s := p.Newer; s != nil {
 		note(fmt.Sprintf("%s of %s is newer, but incomplete: --incomplete takes it", s.Ref.ID.Short(), when(s.Time)))
 	}
@@ -204,5 +211,13 @@ func printAll(w io.Writer, p *whole.Plan, d time.Duration) {
 		tableRow(t, shown(part.Label), strings.ReplaceAll(string(part.State), "_", " "), printable(text), lasted)
 	}
 	t.Flush()
+	for _, part := range p.Parts {
+		if part.Report == nil {
+			continue
+		}
+		for i := range part.Report.Updates {
+			fmt.Fprintf(w, "  update %s\n", updateText(&part.Report.Updates[i], false))
+		}
+	}
 	fmt.Fprintf(w, "  took %s\n", took(d))
 }

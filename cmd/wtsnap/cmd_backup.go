@@ -38,8 +38,9 @@ With a budget or a window, databases come first, then streams, then the small fi
 one of them ends, what was saved is a checkpoint, and the next run goes on from there.
 
 Exit codes: 0 all is saved; 3 it is, but for the entries that are named; 4 the budget is used up, or the window is over: a
-checkpoint is left, and the next run goes on from there; 14 a source looks empty, or is not what it should
-be, and was left out, or the snapshot is unlike those before it and holds retention; 130 interrupted: a checkpoint is left, and the next run goes on from there.`,
+checkpoint is left, and the next run goes on from there; 14 a source looks empty, or is not what it should be, and was left out,
+or the snapshot is unlike those before it and holds retention; 130 interrupted: a checkpoint is left, and the next run goes on
+from there.`,
 		Flags: append([]cli.Flag{
 			&cli.StringSliceFlag{Name: "exclude", Aliases: []string{"e"}, Usage: "leave out what matches `PATTERN` of .gitignore, relative to each source; may be repeated"},
 			&cli.StringSliceFlag{Name: "exclude-file", Usage: "read such patterns from `FILE`, one a line"},

@@ -36,8 +36,8 @@ Examples:
   wtsnap status --max-age 26h --instance production
   wtsnap status --nagios
 
-Exit codes: 0 all is as new as promised; 6 something is not; 13 the last drill found what is not as saved. With --nagios those of monitoring plugins: 0, 2; 3 where the
-repository cannot be read. With --checkmk 0.`,
+Exit codes: 0 all is as new as promised; 6 something is not; 13 the last drill found what is not as saved; 14 retention is held.
+With --nagios those of monitoring plugins: 0, 1, 2; 3 where the repository cannot be read. With --checkmk 0.`,
 		Flags: []cli.Flag{
 			spanFlag("max-age", "a complete snapshot is promised at least every `LONG` (default: what the configuration says)"),
 			&cli.BoolFlag{Name: "nagios", Usage: "print a line, and end with a code, as Nagios' and Icinga's plugins do"},

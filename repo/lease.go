@@ -30,6 +30,7 @@ const (
 
 	leaseWriter = "writer"
 	leasePrune  = "prune"
+	leaseDone   = "done" // the work is over, and its lease could not be removed: it counts for nothing
 
 	// leaseRenew is how often a lease is renewed, and leaseAlive how old a writer's last renewal may be
 	// for it to go on; leaseDead is the age from which others take the lease for abandoned. The gap
@@ -67,6 +68,9 @@ type leaseRecord struct {
 // dead reports whether others may take the lease for abandoned. It goes by the time when it was read: a
 // reader that slept since knows nothing of what was renewed meanwhile.
 func (l *leaseRecord) dead() bool {
+	if l.Kind == leaseDone {
+		return true
+	}
 	if l.Kind == leasePrune && l.damage == nil {
 		return l.asOf.Sub(l.Renewed) > pruneDead
 	}
@@ -166,7 +170,8 @@ func (l *lease) renew(ctx context.Context, lists []condemnedList) error {
 		l.since = append(l.since, time.Now())
 	}
 	for len(l.since) > 0 && time.Since(l.since[0]) > leaseList {
-		if l.r.st.Delete(ctx, l.names[0]) != nil {
+		if err := l.r.st.Delete(ctx, l.names[0]); err != nil {
+			l.r.noteDenied(err)
 			return nil // the newest one counts; the next renewal or remove tries again
 		}
 		l.names, l.since = l.names[1:], l.since[1:]
@@ -247,10 +252,31 @@ func (l *lease) remove(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for len(l.names) > 0 {
-		if err := l.r.st.Delete(ctx, l.names[0]); err != nil {
+		err := l.r.st.Delete(ctx, l.names[0])
+		if l.r.noteDenied(err) {
+			return l.finishLocked(ctx)
+		}
+		if err != nil {
 			return fmt.Errorf("removing the lease: %w", err)
 		}
 		l.names, l.since = l.names[1:], l.since[min(1, len(l.since)):]
+	}
+	return nil
+}
+
+// finishLocked says of a lease that this machine may not remove that the work is over: it holds nothing up any more, and
+// the next prune on a machine that may removes its objects.
+func (l *lease) finishLocked(ctx context.Context) error {
+	last := l.leaseRecord
+	l.Count++
+	last.Count, last.Kind = l.Count, leaseDone
+	l.names, l.since = nil, nil
+	data, err := json.Marshal(last)
+	if err != nil {
+		return err
+	}
+	if err := l.r.writeObject(ctx, fmt.Sprintf("%s%s-%d", leasesDir, l.ID, last.Count), data); err != nil {
+		return fmt.Errorf("ending the lease: %w", err)
 	}
 	return nil
 }
@@ -319,6 +345,11 @@ func (l *lease) alone(ctx context.Context) error {
 	others, err := l.r.leases(ctx)
 	if err != nil {
 		return err
+	}
+	for _, o := range others {
+		if o.Kind == leaseDone && o.Host == l.Host { // a run of this machine could not remove its lease: neither can this one
+			l.r.denied.Store(true)
+		}
 	}
 	return busy(others, l.ID)
 }

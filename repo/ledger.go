@@ -224,7 +224,7 @@ func (r *Repository) TidyLedger(ctx context.Context, kind LedgerKind, keep func(
 	}
 	for _, name := range append(names, spare...) {
 		if err := r.cached.Delete(ctx, name); err != nil {
-			if errors.Is(err, storage.ErrDenied) || errors.Is(err, storage.ErrReadOnly) {
+			if r.noteDenied(err) {
 				return nil // it says nothing that another one does not say
 			}
 			return fmt.Errorf("removing %s, which was merged: %w", name, err)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"path"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -31,6 +32,7 @@ type Repository struct {
 	frames *frameCache
 	stage  *stage
 
+	denied   atomic.Bool   // the storage did not let something be removed
 	loading  chan struct{} // held, as one element, by LoadIndex
 	mu       sync.Mutex    // guards what LoadIndex replaces
 	index    *index.Index
@@ -217,6 +219,19 @@ func lostMaster(why string, err error) error {
 
 // ID is the repository's random id, 32 hex digits.
 func (r *Repository) ID() string { return r.config.ID }
+
+// DeletesDenied reports whether the storage has refused to remove something, so that it was left to a prune on a machine
+// that may.
+func (r *Repository) DeletesDenied() bool { return r.denied.Load() }
+
+// noteDenied reports whether err says that this machine may not remove anything.
+func (r *Repository) noteDenied(err error) bool {
+	denied := errors.Is(err, storage.ErrDenied) || errors.Is(err, storage.ErrReadOnly)
+	if denied {
+		r.denied.Store(true)
+	}
+	return denied
+}
 
 // ChunkParams are the chunker's parameters; its polynomial is this repository's secret.
 func (r *Repository) ChunkParams() chunk.Params { return r.keys.params }

@@ -262,6 +262,9 @@ func (a *app) backup(c *cli.Context) error {
 		}
 		a.done(doc, text)
 	}
+	if r.DeletesDenied() {
+		a.note("this machine may not remove anything here: a prune on one that may removes what this run has left")
+	}
 	err = interruption(a.ctx, backupStatus(rep, err), "backing up: interrupted before there was anything to make a checkpoint of",
 		"run the same command again: what was uploaded is not uploaded again")
 	if err != nil {

@@ -263,7 +263,7 @@ func serverCmd(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Setenv("DAV", ":webdav,url='"+web.URL+"':r")
 		return
 	}
-	status := map[string]int{"ok": http.StatusOK, "fail": http.StatusInternalServerError, "failafter": http.StatusInternalServerError,
+	status := map[string]int{"ok": http.StatusOK, "nodelete": http.StatusForbidden, "fail": http.StatusInternalServerError, "failafter": http.StatusInternalServerError,
 		"denied": http.StatusUnauthorized, "full": http.StatusInsufficientStorage, "hangafter": hangs}[args[0]]
 	if status == 0 || s.dav == nil {
 		ts.Fatalf("no such behaviour, or no server")
@@ -307,7 +307,7 @@ func (s *faultyServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 	write := r.Method == http.MethodPut || r.Method == "MKCOL" || r.Method == "MOVE"
-	if status == http.StatusOK || status == http.StatusInsufficientStorage && !write {
+	if status == http.StatusOK || status == http.StatusInsufficientStorage && !write || status == http.StatusForbidden && r.Method != http.MethodDelete {
 		s.dav.ServeHTTP(w, r)
 		return
 	}

@@ -41,6 +41,9 @@ func (s *Storage) failed(op, name string, err error) error {
 		e.Hint = "free space there, or raise the quota; wtsnap forget --prune frees what is no longer needed"
 	case storage.ErrDenied:
 		e.Hint = "the account needs to read, write, list and delete below " + redact(s.spec)
+		if op == "delete" {
+			e.Hint = "run it on a machine that may remove objects; the account of this one needs that right below " + redact(s.spec)
+		}
 	}
 	return e
 }

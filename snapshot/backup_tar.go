@@ -39,31 +39,108 @@ func (t *tarSource) Save(ctx context.Context, sink *Sink) error {
 	} else {
 		r = Interruptible(ctx, r)
 	}
-	r, done, err := decompress(bufio.NewReaderSize(r, 1<<20))
+	r, done, err := Decompress(r)
 	if err != nil {
 		return err
 	}
 	defer done()
+	err = saveTar(ctx, sink, r, func(*tar.Header) bool { return true })
+	if e, ok := errors.AsType[*afterEndError](err); ok { // every entry was read to its end
+		sink.Problem("", e)
+		return nil
+	}
+	return err
+}
+
+// An afterEndError is trouble with what comes after an archive's end: padding, and a checksum over all.
+type afterEndError struct{ err error }
+
+func (e *afterEndError) Error() string { return "after the end of the archive: " + e.err.Error() }
+func (e *afterEndError) Unwrap() error { return e.err }
+
+// A TarReader is a tar archive, as tarSource has one, that comes from anywhere, and counts what it held.
+type TarReader struct {
+	R     io.Reader
+	Strip int // how many leading folders of names are left out, and entries that have no more than those with them
+
+	// What was read, when Save has returned without an error: files by their names, and their bytes. Repeats says that a
+	// name came twice, or may have, or that there were hard links, so that a folder has others of both.
+	Files, Bytes int64
+	Repeats      bool
+}
+
+// Save implements StreamSource. A wrong checksum is an error: some entry is not as it was, and nobody knows which.
+func (t *TarReader) Save(ctx context.Context, sink *Sink) error {
+	r, done, err := Decompress(t.R)
+	if err != nil {
+		return err
+	}
+	defer done()
+	before := "" // names are in some order of folders: one that comes again at once is seen
+	return saveTar(ctx, sink, r, func(h *tar.Header) bool {
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			return true
+		}
+		var ok bool
+		if h.Name, ok = stripName(h.Name, t.Strip); !ok {
+			return false
+		}
+		switch h.Typeflag {
+		case tar.TypeLink:
+			t.Repeats = true
+			h.Linkname, _ = stripName(h.Linkname, t.Strip)
+		case tar.TypeReg, '\x00', tar.TypeCont, tar.TypeGNUSparse:
+			t.Repeats = t.Repeats || h.Name == before
+			t.Files++
+			t.Bytes += h.Size
+		}
+		before = h.Name
+		return true
+	})
+}
+
+// stripName takes leading folders off a name; ok is false where nothing is left.
+func stripName(name string, n int) (rest string, ok bool) {
+	if n == 0 {
+		return name, true
+	}
+	rest = strings.TrimLeft(name, "/")
+	for strings.HasPrefix(rest, "./") {
+		rest = strings.TrimLeft(rest[2:], "/")
+	}
+	for range n {
+		if _, rest, ok = strings.Cut(rest, "/"); !ok {
+			return "", false
+		}
+		rest = strings.TrimLeft(rest, "/")
+	}
+	return rest, rest != ""
+}
+
+// saveTar saves the entries that want takes, which may change their names.
+func saveTar(ctx context.Context, sink *Sink, r io.Reader, want func(h *tar.Header) bool) error {
 	archive := tar.NewReader(r)
 	for {
 		h, err := archive.Next()
 		if err == io.EOF {
-			// What comes after the archive's end is padding and a checksum.
 			if _, err := io.Copy(io.Discard, r); err != nil {
-				sink.Problem("", fmt.Errorf("after the end of the archive: %w", err))
+				return &afterEndError{err}
 			}
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := t.entry(ctx, sink, h, archive); err != nil {
+		if !want(h) {
+			continue
+		}
+		if err := tarEntry(ctx, sink, h, archive); err != nil {
 			return err
 		}
 	}
 }
 
-func (t *tarSource) entry(ctx context.Context, sink *Sink, h *tar.Header, r io.Reader) error {
+func tarEntry(ctx context.Context, sink *Sink, h *tar.Header, r io.Reader) error {
 	n := Node{Meta: localfs.Meta{Mode: uint32(h.Mode) & 0o7777, UID: uint32(h.Uid), GID: uint32(h.Gid), Nlink: 1}}
 	n.MTime = tarTime(h.ModTime)
 	if n.CTime = n.MTime; !h.ChangeTime.IsZero() {
@@ -115,8 +192,10 @@ func tarTime(t time.Time) int64 {
 	return t.UnixNano()
 }
 
-// decompress looks at the first bytes of a stream.
-func decompress(r *bufio.Reader) (io.Reader, func(), error) {
+// Decompress looks at the first bytes of a stream, and returns what is in it: of gzip, zstd, bzip2, or the stream itself. The
+// function is to be called when it was read.
+func Decompress(in io.Reader) (io.Reader, func(), error) {
+	r := bufio.NewReaderSize(in, 1<<20)
 	none := func() {}
 	magic, err := r.Peek(6)
 	if err != nil && err != io.EOF {

@@ -176,7 +176,7 @@ func (a *app) newCLI() *cli.App {
 			a.initCommand(), a.backupCommand(), a.restoreCommand(), a.copyCommand(), a.historyCommand(),
 			a.snapshotsCommand(), a.lsCommand(), a.findCommand(), a.diffCommand(), a.dumpCommand(), a.mountCommand(), a.webCommand(),
 			a.forgetCommand(), a.undeleteCommand(), a.pruneCommand(), a.checkCommand(), a.repairCommand(), a.statsCommand(),
-			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.kitCommand(), a.mongoCommand(), a.runCommand(), a.daemonCommand(), a.installTimerCommand(), a.statusCommand(), a.drillCommand(), a.doctorCommand(), a.configCommand(), a.completionCommand(), a.versionCommand(),
+			a.tagCommand(), a.holdCommand(), a.keyCommand(), a.kitCommand(), a.importCommand(), a.mongoCommand(), a.runCommand(), a.daemonCommand(), a.installTimerCommand(), a.statusCommand(), a.drillCommand(), a.doctorCommand(), a.configCommand(), a.completionCommand(), a.versionCommand(),
 		},
 	}
 	c.OnUsageError = onUsageError

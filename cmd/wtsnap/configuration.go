@@ -32,7 +32,7 @@ var sourceFlags = []string{"exclude", "exclude-file", "exclude-caches", "exclude
 func (a *app) vocabulary() config.Vocabulary {
 	v := config.Vocabulary{Globals: configFlags(a.cli.Flags), Commands: map[string]map[string]config.Flag{}, Source: map[string]config.Flag{}}
 	for _, c := range a.cli.Commands {
-		if len(c.Subcommands) == 0 && !slices.Contains([]string{"init", "completion", "version", "config", "run", "install-timer", "doctor"}, c.Name) {
+		if len(c.Subcommands) == 0 && !slices.Contains([]string{"init", "import", "completion", "version", "config", "run", "install-timer", "doctor"}, c.Name) {
 			v.Commands[c.Name] = configFlags(c.Flags)
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -127,6 +128,13 @@ func (a *app) allOptions(c *cli.Context) (o whole.Options, spec snapshot.Spec, e
 	t, err := a.mongoRestorer(c)
 	if err != nil {
 		return o, spec, err
+	}
+	if file := c.String("transform"); file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return o, spec, usagef("", "the updates of --transform: %v", err)
+		}
+		o.Variant = string(text)
 	}
 	o.Mongo, o.Incomplete, o.Into = *t, c.Bool("incomplete"), c.String("into")
 	dir, err := stateDir()

@@ -1,7 +1,10 @@
 # Brings up a machine (here with OpenStack; only the resource differs elsewhere) that restores an instance into itself if
 # var.wtsnap_restore_from names one, and backs itself up from then on.
 #
-#   terraform apply -var wtsnap_repo=box:wtsnap -var wtsnap_restore_from=production
+#   terraform apply -var wtsnap_repo=box:wtsnap -var wtsnap_restore_from=production \
+#     -var 'wtsnap_restore_flags=--map homes=/srv/homes --to-mongo mongodb://localhost/?replicaSet=rs1'
+#
+# Applying it again changes nothing: the user data are the same, and what they do is done once.
 
 variable "wtsnap_url" {
   description = "where the wtsnap binary is downloaded"
@@ -23,6 +26,12 @@ variable "wtsnap_restore_from" {
   description = "the instance to restore at first; empty: none"
   type        = string
   default     = ""
+}
+
+variable "wtsnap_restore_flags" {
+  description = "where its labels go, and the MongoDB: flags of wtsnap restore --all"
+  type        = string
+  default     = "--map homes=/srv/homes --to-mongo none"
 }
 
 variable "wtsnap_password_file" {
@@ -47,6 +56,7 @@ resource "openstack_compute_instance_v2" "fileserver" {
     wtsnap_repo               = var.wtsnap_repo
     wtsnap_instance           = var.wtsnap_instance
     wtsnap_restore_from       = var.wtsnap_restore_from
+    wtsnap_restore_flags      = var.wtsnap_restore_flags
     wtsnap_password           = trimspace(file(var.wtsnap_password_file))
     wtsnap_rclone_conf_base64 = filebase64(var.rclone_conf)
   })

@@ -62,6 +62,7 @@ func (p *Plan) keyOf(r *repo.Repository, part *Part) string {
 	if part.Target.Kind == snapshot.TargetMongoDB {
 		t := &p.o.Mongo
 		fmt.Fprintf(h, "\x00%d\x00%q\x00%q\x00%q\x00%q\x00%v\x00%v", t.Mode, t.From, t.To, t.Include, t.Exclude, t.NoIndexes, t.NoUsers)
+		fmt.Fprintf(h, "\x00%q", p.o.Variant)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }

@@ -41,6 +41,7 @@ type Options struct {
 	ToMongo string                  // the target of the only MongoDB that Targets does not name
 	Mongo   mongo.Restorer          // how MongoDBs are restored
 	Base    snapshot.RestoreOptions // owner map, workers, memory and the like; targets and snapshots are set here
+	Variant string                  // what else makes a restore of a MongoDB another one: the text of its updates
 	Journal string                  // the file that says what is done
 }
 

@@ -208,8 +208,8 @@ func blocks(content string) (string, error) {
 	lines := strings.Split(b.String(), "\n")
 	for i := range lines {
 		lines[i] = strings.TrimRight(lines[i], " ")
-		if strings.HasPrefix(lines[i], "    ") { // which would be a command
-			lines[i] = "  ." + lines[i][3:]
+		if rest := strings.TrimLeft(lines[i], " "); len(rest) < len(lines[i]) { // four blanks would make a command of it
+			lines[i] = strings.Repeat("\u00a0", len(lines[i])-len(rest)) + rest
 		}
 	}
 	return strings.Trim(strings.Join(lines, "\n"), "\n"), nil

@@ -125,6 +125,9 @@ func configure(o Options) (*process, error) {
 	return p, nil
 }
 
+// ConfigFile is the file that Options.ConfigPath means: it need not be there.
+func ConfigFile(path string) (string, error) { return configPath(path) }
+
 func configPath(path string) (string, error) {
 	if path == "" {
 		path = os.Getenv("RCLONE_CONFIG")

@@ -131,13 +131,16 @@ func isSecret(kind, key string) bool {
 			return true
 		}
 	}
+	if strings.HasSuffix(key, "_id") || slices.Contains(harmless, key) {
+		return false
+	}
 	info, err := fs.Find(kind)
 	if err != nil {
-		return !slices.Contains(harmless, key)
+		return true
 	}
 	for _, opt := range info.Options {
 		if opt.Name == key {
-			return opt.IsPassword || opt.Sensitive && !slices.Contains(harmless, key)
+			return opt.IsPassword || opt.Sensitive
 		}
 	}
 	return false

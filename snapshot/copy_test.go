@@ -79,7 +79,11 @@ func (m *mirror) equal(snaps []*Snapshot) {
 		must(m.t, err)
 		a, b := *s.Manifest, *copied.Manifest
 		a.Root, b.Root = chunk.ID{}, chunk.ID{}
-		if x, y := fmt.Sprintf("%+v", a), fmt.Sprintf("%+v", b); x != y || !s.Ref.Time.Equal(copied.Ref.Time) {
+		x, err := EncodeManifest(&a)
+		must(m.t, err)
+		y, err := EncodeManifest(&b)
+		must(m.t, err)
+		if string(x) != string(y) || !s.Ref.Time.Equal(copied.Ref.Time) {
 			m.t.Errorf("the manifest was %s, and is %s", x, y)
 		}
 		was, is := filepath.Join(m.t.TempDir(), "was"), filepath.Join(m.t.TempDir(), "is")

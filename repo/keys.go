@@ -13,7 +13,6 @@ import (
 	"os"
 	"path"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -72,7 +71,7 @@ func (k *KDFParams) Check() error {
 // Bounds of what a key object may ask for, so that a hostile one can't exhaust the machine.
 const (
 	maxKDFTime   = 64
-	maxKDFMemory = 4 << 20 // KiB
+	maxKDFMemory = 1 << 20 // KiB
 )
 
 // keyPrefix starts the content of a key file made by NewKeyFile. Such a password has 256 random bits
@@ -191,7 +190,8 @@ func (k *keyObject) check(master [keySize]byte) []byte {
 	return h.Sum(nil)[:32]
 }
 
-// decodeKeyObject decodes the key object of that name and checks that it is what its name says.
+// decodeKeyObject decodes the key object of that name and checks that it is what its name says, and of that repository
+// unless that is empty.
 func decodeKeyObject(repository, name string, data []byte) (*keyObject, error) {
 	damage := func(kind, detail string, err error) error {
 		return &DamageError{Kind: kind, Object: name, Detail: detail, Err: err}
@@ -205,7 +205,7 @@ func decodeKeyObject(repository, name string, data []byte) (*keyObject, error) {
 		return nil, damage(DamageDecode, "is no key object that this program knows", &FormatError{Version: k.Version, Supported: keyVersion})
 	case keysDir+k.ID != name:
 		return nil, damage(DamageOpen, fmt.Sprintf("is the key %q under another name", k.ID), nil)
-	case k.Repository != repository:
+	case repository != "" && k.Repository != repository:
 		return nil, damage(DamageOpen, fmt.Sprintf("is a key of the repository %q, not of %s", k.Repository, repository), nil)
 	}
 	return &k, nil
@@ -260,12 +260,17 @@ func newKeyObject(repository string, master [keySize]byte, password []byte, p KD
 
 // openKeyObject returns the master key: ErrWrongPassword, *DamageError.
 func openKeyObject(repository, name string, data, password []byte) (*sealedKey, error) {
-	damage := func(detail string, err error) error {
-		return &DamageError{Kind: DamageDecode, Object: name, Detail: detail, Err: err}
-	}
 	k, err := decodeKeyObject(repository, name, data)
 	if err != nil {
 		return nil, err
+	}
+	return k.open(password)
+}
+
+// open returns the master key: ErrWrongPassword, *DamageError.
+func (k *keyObject) open(password []byte) (*sealedKey, error) {
+	damage := func(detail string, err error) error {
+		return &DamageError{Kind: DamageDecode, Object: keysDir + k.ID, Detail: detail, Err: err}
 	}
 	if (k.KDF == kdfKeyFile) != isKeyFile(password) {
 		return nil, ErrWrongPassword // spares the cost of trying
@@ -309,14 +314,24 @@ func strictJSON(data []byte, v any) error {
 	return nil
 }
 
-// keyNames lists the key objects, in the order of their names.
-func keyNames(ctx context.Context, st storage.Storage) ([]string, error) {
-	var names []string
+// keyObjects lists the key objects, in the order of their names.
+func keyObjects(ctx context.Context, st storage.Storage) ([]storage.Info, error) {
+	var objects []storage.Info
 	err := st.List(ctx, keysDir, func(i storage.Info) error {
-		names = append(names, i.Name)
+		objects = append(objects, i)
 		return nil
 	})
-	sort.Strings(names)
+	slices.SortFunc(objects, func(a, b storage.Info) int { return strings.Compare(a.Name, b.Name) })
+	return objects, err
+}
+
+// keyNames lists the names of the key objects, in their order.
+func keyNames(ctx context.Context, st storage.Storage) ([]string, error) {
+	objects, err := keyObjects(ctx, st)
+	names := make([]string, len(objects))
+	for i, o := range objects {
+		names[i] = o.Name
+	}
 	return names, err
 }
 

@@ -192,40 +192,35 @@ func RepairConfig(ctx context.Context, st storage.Storage, password []byte, dryR
 		return false, err
 	}
 	there := damage != nil
-	names, err := keyNames(ctx, st)
+	objects, err := keyObjects(ctx, st)
 	if err != nil {
 		return false, fmt.Errorf("listing keys: %w", err)
 	}
-	if len(names) == 0 {
+	if len(objects) == 0 {
 		return false, ErrNoRepository
 	}
-	for _, name := range names {
-		data, err := st.Get(ctx, name, 0, -1, nil)
-		if err != nil {
-			return false, fmt.Errorf("reading %s: %w", name, err)
-		}
-		var k keyObject
-		if strictJSON(data, &k) != nil {
-			continue // another one may be whole
-		}
-		if _, err := openKeyObject(k.Repository, name, data, password); err != nil {
-			continue
-		}
-		if dryRun {
-			return true, nil
-		}
-		if data, err = json.Marshal(config{Format: FormatVersion, ID: k.Repository, Made: k.Made}); err != nil {
-			return false, err
-		}
-		if there { // storages may take other content of the same size for the same
-			if err := st.Delete(ctx, configName); err != nil {
-				return false, fmt.Errorf("removing the damaged config: %w", err)
-			}
-		}
-		if _, err := st.Put(ctx, configName, append(data, '\n')); err != nil {
-			return false, fmt.Errorf("storing the config: %w", err)
-		}
+	trial := keyTrial{password: password}
+	k, _, err := trial.find(ctx, st, objects)
+	if err != nil {
+		return false, err
+	}
+	if k == nil {
+		return false, ErrWrongPassword
+	}
+	if dryRun {
 		return true, nil
 	}
-	return false, ErrWrongPassword
+	data, err := json.Marshal(config{Format: FormatVersion, ID: k.Repository, Made: k.Made})
+	if err != nil {
+		return false, err
+	}
+	if there { // storages may take other content of the same size for the same
+		if err := st.Delete(ctx, configName); err != nil {
+			return false, fmt.Errorf("removing the damaged config: %w", err)
+		}
+	}
+	if _, err := st.Put(ctx, configName, append(data, '\n')); err != nil {
+		return false, fmt.Errorf("storing the config: %w", err)
+	}
+	return true, nil
 }

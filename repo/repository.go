@@ -155,60 +155,51 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 	if err != nil {
 		return nil, err
 	}
-	names, err := keyNames(ctx, st)
+	objects, err := keyObjects(ctx, st)
 	if err != nil {
 		return nil, fmt.Errorf("listing keys: %w", err)
 	}
-	if len(names) == 0 {
+	if len(objects) == 0 {
 		return nil, lostMaster("no key object is left", nil)
 	}
-	var damaged error
-	bad := 0
-	for _, name := range names {
-		data, err := st.Get(ctx, name, 0, -1, nil)
-		if errors.Is(err, storage.ErrNotExist) {
-			continue // removed meanwhile
-		}
-		if err != nil {
-			return nil, fmt.Errorf("reading %s: %w", name, err)
-		}
-		s, err := openKeyObject(c.ID, name, data, o.Password)
-		switch {
-		case errors.Is(err, ErrWrongPassword):
-			continue
-		case err != nil: // another key may open it
-			damaged = err
-			bad++
-			continue
-		}
-		r := &Repository{st: st, cached: o.Cached, config: c, key: s.Info, index: index.New(), loading: make(chan struct{}, 1),
-			segments: map[index.SegmentID]bool{}, frames: newFrameCache(frameCacheBytes)}
-		if r.cached == nil {
-			r.cached = st
-		}
-		r.stage = newStage(r, &o)
-		r.key.ID, r.key.Current = path.Base(name), true
-		copy(r.master[:], s.Master)
-		if r.keys, err = deriveKeys(r.master); err != nil {
-			return nil, err
-		}
-		if r.pol = s.Pol; r.pol != 0 {
-			r.keys.params = chunk.DefaultParams(r.pol)
-		}
-		return r, nil
-	}
+	trial := keyTrial{repository: c.ID, password: o.Password}
+	k, s, err := trial.find(ctx, st, objects)
 	switch {
-	case bad == len(names):
-		return nil, lostMaster("no key object can be read", damaged)
-	case damaged != nil:
+	case err != nil:
+		return nil, err
+	case s != nil:
+		return opened(st, c, k, s, &o)
+	case trial.bad == len(objects):
+		return nil, lostMaster("no key object can be read", trial.damaged)
+	case trial.damaged != nil:
 		var d *DamageError
-		if errors.As(damaged, &d) && d.Hint == "" {
+		if errors.As(trial.damaged, &d) && d.Hint == "" {
 			d.Hint = "no other key opens with this password: if it was this one's, use another password (wtsnap key list works with any), " +
 				"or bring the object back from a copy"
 		}
-		return nil, damaged
+		return nil, trial.damaged
 	}
 	return nil, ErrWrongPassword
+}
+
+// opened returns the repository whose key object was opened.
+func opened(st storage.Storage, c config, k *keyObject, s *sealedKey, o *OpenOptions) (*Repository, error) {
+	r := &Repository{st: st, cached: o.Cached, config: c, key: s.Info, index: index.New(), loading: make(chan struct{}, 1),
+		segments: map[index.SegmentID]bool{}, frames: newFrameCache(frameCacheBytes)}
+	if r.cached == nil {
+		r.cached = st
+	}
+	r.stage = newStage(r, o)
+	r.key.ID, r.key.Current = k.ID, true
+	copy(r.master[:], s.Master)
+	var err error
+	if r.keys, err = deriveKeys(r.master); err != nil {
+		return nil, err
+	}
+	if r.pol = s.Pol; r.pol != 0 {
+		r.keys.params = chunk.DefaultParams(r.pol)
+	}
+	return r, nil
 }
 
 // lostMaster says that nothing unwraps the master key any more.

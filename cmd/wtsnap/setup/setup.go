@@ -77,10 +77,10 @@ keep-within = "1w"
 keep-weekly = 5
 
 [check]
-read-data-subset = "2%"
+read-data-within = "30d"
 
 [jobs.nightly]
-steps = ["backup", "forget", "prune", "check"]
+steps = ["backup", "forget", "prune", "check", "drill"]
 schedule = "02:30"
 jitter = "20min"
 max-age = "30h"

@@ -208,10 +208,13 @@ func (c *checker) loadIndex(ctx context.Context) error {
 	}
 	errs := make([]error, len(infos))
 	get := func(ctx context.Context, i int) (data []byte, err error) {
-		data, errs[i] = c.r.readObject(ctx, infos[i].Name)
+		data, errs[i] = c.r.getObject(ctx, infos[i].Name)
 		return data, ctx.Err()
 	}
 	err = inOrder(ctx, len(infos), smallAhead, func(i int) int64 { return infos[i].Size }, get, func(i int, data []byte) error {
+		if errs[i] == nil { // here, so that one at a time is decompressed
+			data, errs[i] = c.r.openGot(ctx, infos[i].Name, data)
+		}
 		packs, err := decodeSegment(ids[i], data, errs[i])
 		if errors.Is(err, storage.ErrNotExist) {
 			return err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"strings"
 
 	"github.com/zeebo/blake3"
 	"golang.org/x/crypto/chacha20poly1305"
@@ -38,6 +39,24 @@ const (
 // maxObject bounds every sealed object other than packs, in bytes of plaintext: a hostile length
 // field can't make a reader allocate more.
 const maxObject = 256 << 20
+
+// objectLimit is how much plaintext an object of that name has at most. What is read several at a time, or is small by
+// its nature, has less: an object of 30 KB can decompress to 256 MiB. The limits are several times what a writer makes of
+// the largest repository; docs/format.md has them, too.
+func objectLimit(name string) uint64 {
+	dir, _, _ := strings.Cut(name, "/")
+	switch dir + "/" {
+	case indexDir:
+		return 64 << 20 // 335 bytes for each blob of a full segment, which takes 25
+	case ledgerDir:
+		return maxLedgerRecord + 1<<20
+	case snapshotsDir, forgottenDir:
+		return 16 << 20
+	case annotationsDir, leasesDir:
+		return 1 << 20
+	}
+	return maxObject // condemned lists: 33 bytes for each pack, one at a time
+}
 
 // keys are all that follows from a master key.
 type keys struct {
@@ -163,8 +182,11 @@ func (k *keys) openObject(name string, data []byte) ([]byte, error) {
 	}
 	encoding, rest := chunk.Encoding(plain[0]), plain[1:]
 	size, n := binary.Uvarint(rest)
-	if n <= 0 || size > maxObject {
+	if n <= 0 {
 		return nil, damage(DamageDecode, "its size field is wrong", nil)
+	}
+	if limit := objectLimit(name); size > limit {
+		return nil, damage(DamageDecode, fmt.Sprintf("says that it has %d bytes, the limit is %d", size, limit), nil)
 	}
 	rest = rest[n:]
 	length, n := binary.Uvarint(rest)

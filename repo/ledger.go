@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"time"
@@ -217,8 +218,10 @@ func (r *Repository) TidyLedger(ctx context.Context, kind LedgerKind, keep func(
 	}
 	needed, spare := neededObjects(readable, kept)
 	if len(needed) > ledgerObjects {
-		if err := r.putLedger(ctx, kind, kept); err != nil {
-			return fmt.Errorf("merging the ledger %s: %w", kind, err)
+		for group := range ledgerGroups(kept) {
+			if err := r.putLedger(ctx, kind, group); err != nil {
+				return fmt.Errorf("merging the ledger %s: %w", kind, err)
+			}
 		}
 		spare = append(spare, needed...)
 	}
@@ -231,6 +234,23 @@ func (r *Repository) TidyLedger(ctx context.Context, kind LedgerKind, keep func(
 		}
 	}
 	return nil
+}
+
+// ledgerGroups divides records into what one object can hold each.
+func ledgerGroups(records []LedgerRecord) iter.Seq[[]LedgerRecord] {
+	return func(yield func([]LedgerRecord) bool) {
+		for len(records) > 0 {
+			n, size := 1, len(records[0].Data)
+			for n < len(records) && size+len(records[n].Data) <= maxLedgerRecord/2 {
+				size += len(records[n].Data)
+				n++
+			}
+			if !yield(records[:n]) {
+				return
+			}
+			records = records[n:]
+		}
+	}
 }
 
 // neededObjects tells the objects that list a record worth keeping which no larger one lists from the others.

@@ -68,12 +68,8 @@ func (r *Repository) RepairIndex(ctx context.Context, dryRun bool) (rep *IndexRe
 		return rep, err // a prune may have removed some of them
 	}
 	if len(packs) > 0 {
-		id, err := r.writeSegment(ctx, packs)
-		if err != nil {
+		if err := r.listAnew(ctx, l, packs); err != nil {
 			return rep, err
-		}
-		if err := l.check(); err != nil { // the machine slept before it: backups would rely on what is gone
-			return rep, errors.Join(err, r.cached.Delete(context.WithoutCancel(ctx), segmentName(id)))
 		}
 	}
 	for _, name := range rep.Damaged {
@@ -82,6 +78,30 @@ func (r *Repository) RepairIndex(ctx context.Context, dryRun bool) (rep *IndexRe
 		}
 	}
 	return rep, nil
+}
+
+// listAnew stores index segments for packs that none lists. Each is stored while the lease holds, or taken back.
+func (r *Repository) listAnew(ctx context.Context, l *lease, packs []index.Pack) error {
+	w := segmentWriter{r: r, seen: map[index.PackID]bool{}}
+	var err error
+	for _, p := range packs {
+		if err = w.add(ctx, p); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = w.flush(ctx)
+	}
+	if err != nil {
+		return err // the segments before list packs that are there
+	}
+	if err := l.check(); err != nil { // the machine slept before it: backups would rely on what is gone
+		for _, id := range w.ids {
+			err = errors.Join(err, r.cached.Delete(context.WithoutCancel(ctx), segmentName(id)))
+		}
+		return err
+	}
+	return nil
 }
 
 // readableSegments returns the packs, with their sizes, of all segments that can be read from the

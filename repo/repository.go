@@ -283,6 +283,9 @@ func (r *Repository) loadIndexOnce(ctx context.Context, anew bool) (again bool, 
 			return &DamageError{Kind: DamageIndex, Object: i.Name, Detail: "is not the name of an index segment",
 				Hint: "remove it if you put it there"}
 		}
+		if limit := int64(objectLimit(i.Name)); i.Size > limit+limit/4 { // sealed and padded
+			return &DamageError{Kind: DamageSize, Object: i.Name, Detail: fmt.Sprintf("has %d bytes, more than any index segment", i.Size), Hint: indexHint}
+		}
 		listed[id] = i.Size
 		return nil
 	})
@@ -321,9 +324,12 @@ func (r *Repository) loadIndexOnce(ctx context.Context, anew bool) (again bool, 
 	decoded := make(chan struct{}, loadDecoders)
 	for _, id := range missing {
 		g.Go(func() error {
-			data, err := r.readObject(gctx, segmentName(id))
-			decoded <- struct{}{}
+			data, err := r.getObject(gctx, segmentName(id))
+			decoded <- struct{}{} // from here on: what is read is small, and may decompress to the limit
 			defer func() { <-decoded }()
+			if err == nil {
+				data, err = r.openGot(gctx, segmentName(id), data)
+			}
 			packs, err := decodeSegment(id, data, err)
 			if err != nil {
 				return err
@@ -356,6 +362,9 @@ func (r *Repository) loadIndexOnce(ctx context.Context, anew bool) (again bool, 
 
 const indexDir = "index/"
 
+// indexHint says what to do about a segment that can't be read.
+const indexHint = "the index can be rebuilt from the packs: wtsnap repair index"
+
 // segmentBlobBytes is about what a segment has in bytes for each blob: a key, two sizes, and the frame's.
 const segmentBlobBytes = 23
 
@@ -369,18 +378,17 @@ func (r *Repository) readSegment(ctx context.Context, id index.SegmentID) ([]ind
 
 // decodeSegment decodes the content of an index segment that was read, unless err says why it was not.
 func decodeSegment(id index.SegmentID, data []byte, err error) ([]index.Pack, error) {
-	const hint = "the index can be rebuilt from the packs: wtsnap repair index"
 	if err != nil {
 		var d *DamageError
 		if errors.As(err, &d) && d.Hint == "" {
-			d.Hint = hint
+			d.Hint = indexHint
 		}
 		return nil, err
 	}
 	packs, err := index.DecodeSegment(data)
 	if err != nil {
 		return nil, &DamageError{Kind: DamageDecode, Object: segmentName(id), Detail: "is no index segment", Err: err,
-			Hint: hint}
+			Hint: indexHint}
 	}
 	return packs, nil
 }
@@ -412,10 +420,24 @@ func (r *Repository) writeSegment(ctx context.Context, packs []index.Pack) (inde
 
 // readObject reads and opens a sealed object, through the cache.
 func (r *Repository) readObject(ctx context.Context, name string) ([]byte, error) {
+	data, err := r.getObject(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return r.openGot(ctx, name, data)
+}
+
+// getObject reads a sealed object, through the cache, as it is stored: openGot opens it.
+func (r *Repository) getObject(ctx context.Context, name string) ([]byte, error) {
 	data, err := r.cached.Get(ctx, name, 0, -1, nil)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
+	return data, nil
+}
+
+// openGot opens what getObject returned, and reads it once more where it does not open.
+func (r *Repository) openGot(ctx context.Context, name string, data []byte) ([]byte, error) {
 	content, err := r.keys.openObject(name, data)
 	if err == nil {
 		return content, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"path"
 	"slices"
 	"strings"
@@ -779,4 +780,44 @@ func TestPruneUntil(t *testing.T) {
 			t.Errorf("until %v: %+v", until, rep)
 		}
 	}
+}
+
+// A prune that may handle few packs leaves the others, and what it has not removed of a list, to the next ones.
+func TestPruneMaxPacks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newRepo(t)
+		kept := content{words("kept")}
+		keep := tr.backup(kept)
+		var old []SnapshotRef
+		for n := range 5 { // each has packs of its own
+			old = append(old, tr.backup(content{words(fmt.Sprint("waste", n))}))
+		}
+		for _, ref := range old {
+			forget(t, tr.open(tr.st), ref)
+		}
+		packs := len(list(t, tr.mem, packsDir))
+		rep, _ := tr.prune(PruneOptions{Grace: DefaultGrace, MaxPacks: 2})
+		condemned := rep.Condemned.Packs
+		if condemned < 6 || rep.Deleted.Packs != 0 || rep.Repacked.Packs > 2 {
+			t.Fatalf("the first: %+v", rep)
+		}
+		packs = len(list(t, tr.mem, packsDir)) // with what merging made
+		time.Sleep(DefaultGrace + time.Minute)
+		for left := condemned; left > 0; {
+			rep, plan := tr.prune(PruneOptions{Grace: DefaultGrace, MaxPacks: 2, MaxUnused: 100})
+			want := min(2, left)
+			if rep.Deleted.Packs != want || len(list(t, tr.mem, packsDir)) != packs-want {
+				t.Fatalf("with %d left: %+v, %d packs of %d", left, rep, len(list(t, tr.mem, packsDir)), packs)
+			}
+			left -= want
+			packs -= want
+			if plan.Later.Packs < left || left > 0 && rep.NextSweep.IsZero() {
+				t.Errorf("%d are left, and the plan says %+v, next %v", left, plan.Later, rep.NextSweep)
+			}
+			mustHold(t, tr.open(tr.st), keep, kept)
+		}
+		if left := list(t, tr.mem, condemnedDir); len(left) != 0 {
+			t.Errorf("lists are left: %v", left)
+		}
+	})
 }

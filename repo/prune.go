@@ -41,6 +41,9 @@ type PruneOptions struct {
 	MaxUnused float64
 	// MaxRepack bounds the bytes that are rewritten; 0 means no bound.
 	MaxRepack int64
+	// MaxPacks bounds the packs that are rewritten, and those that are removed: each costs calls, and some backends count
+	// these. What is left is for a later prune. 0 means no bound, and so does a Grace of 0.
+	MaxPacks int
 	// Grace is the least time between condemning and removing; 0 means that nobody else is active, and
 	// that everything is removed at once.
 	Grace time.Duration
@@ -93,6 +96,7 @@ func (t *PackTotals) add(bytes int64) { t.Packs++; t.Bytes += bytes }
 type sweepList struct {
 	condemnedList
 	remove []index.PackID // those that nothing needs
+	partly bool           // there are more: the list stays
 }
 
 // PruneReport says what a prune did.
@@ -252,7 +256,8 @@ func (p *PrunePlan) choose(ctx context.Context, leases []leaseRecord, lists []co
 		info := p.index.Pack(c.ref)
 		wasteful := c.unused > 0 && p.UnusedLeft > allowed
 		mergeable := c.small && small[info.Kind] >= mergePacks
-		if (wasteful || mergeable) && (p.o.MaxRepack == 0 || p.RepackBytes+c.used <= p.o.MaxRepack) {
+		fits := (p.o.MaxRepack == 0 || p.RepackBytes+c.used <= p.o.MaxRepack) && p.below(len(p.repack))
+		if (wasteful || mergeable) && fits {
 			p.Repack.add(info.Size)
 			p.repack = append(p.repack, c.ref)
 			p.RepackBytes += c.used
@@ -330,10 +335,15 @@ func (p *PrunePlan) chooseLists(leases []leaseRecord, lists []condemnedList, sto
 				continue // an older list has it
 			}
 			condemned[id] = true
-			s.remove = append(s.remove, id)
-			if ready {
+			_, indexed := p.index.FindPack(id)
+			_, there := stored[id]
+			switch {
+			case !indexed && !there: // an earlier prune has removed it
+			case ready && p.below(p.Sweep.Packs):
+				s.remove = append(s.remove, id)
 				p.Sweep.add(stored[id])
-			} else {
+			default:
+				s.partly = true
 				p.Later.add(stored[id])
 			}
 		}
@@ -345,6 +355,9 @@ func (p *PrunePlan) chooseLists(leases []leaseRecord, lists []condemnedList, sto
 	}
 	return condemned
 }
+
+// below reports whether n packs leave room for one more.
+func (p *PrunePlan) below(n int) bool { return p.o.MaxPacks == 0 || p.o.Grace == 0 || n < p.o.MaxPacks }
 
 // usedBytes sums the sealed bytes of a pack's frames that hold a used blob, each in proportion.
 func (p *PrunePlan) usedBytes(ref index.PackRef) int64 {
@@ -399,6 +412,9 @@ func (p *PrunePlan) Execute(ctx context.Context) (*PruneReport, error) {
 	}
 	if len(p.later) > 0 && rep.NextSweep.IsZero() {
 		rep.NextSweep = p.NextSweep
+	}
+	if rep.NextSweep.IsZero() && slices.ContainsFunc(p.sweep, func(l sweepList) bool { return l.partly }) {
+		rep.NextSweep = p.start // the next one may go on at once
 	}
 	if err := p.doSweep(ctx); err != nil {
 		return rep, err

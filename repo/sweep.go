@@ -55,6 +55,9 @@ func (p *PrunePlan) doSweep(ctx context.Context) error {
 		}
 	}
 	for _, list := range p.sweep {
+		if list.partly {
+			continue // as after a prune that died here, the next one goes on with it
+		}
 		if err := p.remove(ctx, list.name); err != nil {
 			return err
 		}

@@ -22,6 +22,8 @@ func pruneFlags() []cli.Flag {
 		&cli.GenericFlag{Name: "max-unused", Value: newValue(parsePercent),
 			Usage: fmt.Sprintf("leave up to `PERCENT` of what is used as unused space, to rewrite less (default: %d%%)", repo.DefaultMaxUnused)},
 		sizeFlag("max-repack-size", "rewrite at most `SIZE` in this run"),
+		&cli.GenericFlag{Name: "max-packs", Value: newValue(parseCount),
+			Usage: "rewrite at most `N` packs, and remove at most N, in this run: where the storage counts calls"},
 		spanFlag("grace", "remove what is no longer needed only `LONG` after a prune found it out (default: 20h); "+
 			"0 says that nobody else uses the repository now, and frees everything at once"),
 		compressionFlag(),
@@ -50,6 +52,9 @@ func pruneOptions(c *cli.Context) (repo.PruneOptions, error) {
 		if o.Grace > 0 && o.Grace < repo.MinGrace {
 			return o, usagef("--grace 0, if nobody else uses the repository", "--grace %s is too short: %s is the least", g, took(repo.MinGrace))
 		}
+	}
+	if o.MaxPacks, _ = get[int](c, "max-packs"); o.MaxPacks > 0 && o.Grace == 0 {
+		return o, usagef("leave one of them out", "--max-packs and --grace 0 exclude each other")
 	}
 	o.Level, _ = get[chunk.Level](c, "compression")
 	return o, nil
@@ -165,7 +170,7 @@ func printPlan(w io.Writer, p *repo.PrunePlan, grace time.Duration) {
 	line("condemn", p.Condemn, "nothing needs them; "+next)
 	line("orphans", p.Orphans, "left by runs that ended early; "+next)
 	line("remove", p.Sweep, "condemned before, freed now")
-	line("wait", p.Later, "condemned before; their time has not come, or a backup is still running")
+	line("wait", p.Later, "condemned before; their time has not come, a backup is still running, or --max-packs leaves them")
 	if p.Absolved > 0 {
 		fmt.Fprintf(w, "  %s condemned before: in use again\n", plural(p.Absolved, "pack", "packs"))
 	}

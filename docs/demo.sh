@@ -162,6 +162,7 @@ run wtsnap mongo verify --at "$before" latest:db "$uri"
 expected=0
 run wtsnap restore --at "$before" latest:db --to "$uri" --drop
 run wtsnap mongo verify --at "$before" latest:db "$uri"
+# shellcheck disable=SC2016  # the dollar is the query's
 run wtsnap restore latest:db/girder/user.bson --filter '{"login": {"$regex": "^a"}}' --to some-users
 exec 3>&-
 cat <<END

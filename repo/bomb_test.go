@@ -146,3 +146,26 @@ func TestBombInAFrame(t *testing.T) {
 		t.Error("a blob above the limit is taken")
 	}
 }
+
+// A directory or a segment that says that it has a million entries, or any number of them, and does not, costs nothing.
+func TestBombInADirectory(t *testing.T) {
+	frame := index.Frame{Length: 100, Blobs: []index.Blob{{Size: 10}}}
+	directory := must[[]byte](t)(index.AppendFrames(nil, []index.Frame{frame}))
+	segment := must[[]byte](t)(index.AppendSegment(nil, []index.Pack{{ID: index.PackID{1}, Kind: index.Data, Size: 1000, Frames: []index.Frame{frame}}}))
+	for what, data := range map[string][]byte{"directory": directory, "segment": segment} {
+		for _, n := range []uint64{1_000_000, 1 << 32, 1 << 62} {
+			bad := append(binary.AppendUvarint([]byte{data[0]}, n), data[2:]...)
+			var err error
+			used := allocated(func() {
+				if what == "segment" {
+					_, err = index.DecodeSegment(bad)
+				} else {
+					_, err = index.DecodeFrames(bad)
+				}
+			})
+			if err == nil || used > 1<<20 {
+				t.Errorf("a %s of %d entries: %v, allocated %d bytes", what, n, err, used)
+			}
+		}
+	}
+}

@@ -149,17 +149,75 @@ func LostPaths(load LoadFunc) repo.LostPaths {
 		if err != nil {
 			return err
 		}
-		root := (&Snapshot{Manifest: m}).RootNode()
-		return Walk(ctx, load, root, "", func(path string, n *Node, err error) error {
-			switch {
-			case err != nil:
-				found(path)
-			case n.Type == localfs.TypeFile && misses(ctx, load, n, lost):
-				found(path)
-			}
-			return ctx.Err()
-		})
+		w := lostWalk{load: load, lost: lost, found: found, left: maxLostEntries, sound: map[chunk.ID]struct{}{}}
+		_, err = w.folder(ctx, "", (&Snapshot{Manifest: m}).RootNode())
+		if errors.Is(err, ErrStop) {
+			return nil
+		}
+		return err
 	}
+}
+
+// maxLostEntries bounds the paths of a snapshot that LostPaths finds. Forty folders, each of which holds the next one
+// twice, have 2^40 paths.
+const maxLostEntries = 1 << 24
+
+// lostWalk looks for what damage affects. A folder that it does not affect is read once, however often it occurs.
+type lostWalk struct {
+	load  LoadFunc
+	lost  func(chunk.ID) bool
+	found func(path string)
+	left  int // more paths may be found
+	sound map[chunk.ID]struct{}
+}
+
+// find tells of a path, and ends the walk where there were enough: ErrStop.
+func (w *lostWalk) find(path string) error {
+	w.found(path)
+	if w.left--; w.left <= 0 {
+		return ErrStop
+	}
+	return nil
+}
+
+// folder reports whether the folder top, or something below it, is affected.
+func (w *lostWalk) folder(ctx context.Context, path string, top *Node) (bool, error) {
+	if _, ok := w.sound[top.Subtree]; ok {
+		return false, nil
+	}
+	hit := false
+	c := NewFolderCursor(w.load, top.Subtree)
+	for {
+		n, err := c.Next(ctx)
+		if err != nil {
+			if _, fatal := treeDamage(err); fatal != nil {
+				return false, fatal
+			}
+			return true, w.find(path)
+		}
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		if n == nil {
+			break
+		}
+		at := joinPath(path, n.Name)
+		below := false
+		switch {
+		case n.IsDir():
+			below, err = w.folder(ctx, at, n)
+		case n.Type == localfs.TypeFile && misses(ctx, w.load, n, w.lost):
+			below, err = true, w.find(at)
+		}
+		if err != nil {
+			return true, err
+		}
+		hit = hit || below
+	}
+	if !hit && len(w.sound) < maxBarren {
+		w.sound[top.Subtree] = struct{}{}
+	}
+	return hit, nil
 }
 
 // misses reports whether a part of a file, or of the list of its parts, is lost.

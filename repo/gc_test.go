@@ -795,13 +795,12 @@ func TestPruneMaxPacks(t *testing.T) {
 		for _, ref := range old {
 			forget(t, tr.open(tr.st), ref)
 		}
-		packs := len(list(t, tr.mem, packsDir))
 		rep, _ := tr.prune(PruneOptions{Grace: DefaultGrace, MaxPacks: 2})
 		condemned := rep.Condemned.Packs
 		if condemned < 6 || rep.Deleted.Packs != 0 || rep.Repacked.Packs > 2 {
 			t.Fatalf("the first: %+v", rep)
 		}
-		packs = len(list(t, tr.mem, packsDir)) // with what merging made
+		packs := len(list(t, tr.mem, packsDir)) // with what merging made
 		time.Sleep(DefaultGrace + time.Minute)
 		for left := condemned; left > 0; {
 			rep, plan := tr.prune(PruneOptions{Grace: DefaultGrace, MaxPacks: 2, MaxUnused: 100})

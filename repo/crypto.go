@@ -55,7 +55,7 @@ func objectLimit(name string) uint64 {
 	case annotationsDir, leasesDir:
 		return 1 << 20
 	}
-	return maxObject // condemned lists: 33 bytes for each pack, one at a time
+	return maxObject // condemned lists: 67 bytes for each pack, one at a time
 }
 
 // keys are all that follows from a master key.

@@ -17,7 +17,7 @@ const (
 	maxKeyObject = 64 << 10 // bytes; a real one has less than a thousand
 	maxKeyTries  = 1000     // objects that are read
 	// maxKDFSpent is how much is derived in vain before no other key is tried, in passes over one KiB: as much as the
-	// dearest derivation that there is, or 340 default ones. It takes less than a minute.
+	// dearest derivation that there is, or 340 default ones. That takes minutes, not hours; by the machine.
 	maxKDFSpent = maxKDFTime * maxKDFMemory
 )
 

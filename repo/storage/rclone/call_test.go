@@ -148,6 +148,7 @@ func TestKinds(t *testing.T) {
 		{fserrors.RetryError(&statusError{429, ""}), storage.ErrThrottled},
 		{fmt.Errorf("write: %w", syscall.ENOSPC), storage.ErrQuota},
 		{fmt.Errorf("open: %w", syscall.EROFS), storage.ErrReadOnly},
+		{errors.New("can't modify or delete files in --s3-version-at mode"), storage.ErrReadOnly},
 		{fmt.Errorf("open: %w", syscall.EACCES), storage.ErrDenied},
 		{errors.New("sftp: \"Permission denied\" (SSH_FX_PERMISSION_DENIED)"), storage.ErrDenied},
 	} {

@@ -105,7 +105,7 @@ func kindOf(op string, err error) error {
 		has("storage_limit_exceeded", "storagequotaexceeded", "storage quota", "quotaexceeded", "quotalimitreached",
 			"quota exceeded", "insufficient_space", "insufficient storage", "not enough space", "no space left", "disk quota", "out of space"):
 		return storage.ErrQuota
-	case errors.Is(err, syscall.EROFS), has("read-only file system", "read only"):
+	case errors.Is(err, syscall.EROFS), has("read-only file system", "read only", "modify or delete files in --"): // the last: a view of old versions
 		return storage.ErrReadOnly
 	case has("ratelimitexceeded", "rate limit", "rate_limit", "too many requests", "slowdown", "slow down", "too_many_requests"):
 		return storage.ErrThrottled

@@ -31,7 +31,7 @@ type ConnectOptions struct {
 	// Member is host or host:port of the only member to talk to.
 	Member string
 	// Past is the member that was read last time. Where neither a member nor a read preference is asked for, or it is
-	// among those that are, it is read again: natural order is stable on one member only.
+	// among those that are, it is read again: natural order is stable on one member only. A hidden one has to be asked for.
 	Past string
 	// ReadOnly pins the connection to one member, which need not be the primary.
 	ReadOnly bool
@@ -71,10 +71,19 @@ type helloReply struct {
 	Secondary bool              `bson:"secondary"`
 	Set       string            `bson:"setName"`
 	Me        string            `bson:"me"`
+	Hosts     []string          `bson:"hosts"`    // the members that a driver may choose, as the set's configuration names them
+	Passives  []string          `bson:"passives"` // those of them that are never the primary
 	Msg       string            `bson:"msg"`
 	Wire      int32             `bson:"maxWireVersion"`
 	Tags      map[string]string `bson:"tags"`
 	Sessions  *int32            `bson:"logicalSessionTimeoutMinutes"`
+}
+
+// mayHave reports whether a member may be one of the set: where it is not, nothing will answer under its name, however long
+// that is waited for.
+func (h *helloReply) mayHave(member string) bool {
+	is := func(name string) bool { return strings.EqualFold(name, member) }
+	return len(h.Hosts) == 0 || slices.ContainsFunc(h.Hosts, is) || slices.ContainsFunc(h.Passives, is)
 }
 
 // Connect connects to the server that uri names, and asks what it is. An error's text has no password.
@@ -207,7 +216,7 @@ func (s *Server) run(ctx context.Context, db string, command bson.D) *driver.Sin
 
 // pin replaces the connection by one to the member that answered, or to the one that was read last time if it will do.
 func (s *Server) pin(ctx context.Context, base *options.ClientOptions, o *ConnectOptions, answered *helloReply) (*helloReply, error) {
-	if o.Past != "" && o.Past != answered.Me {
+	if o.Past != "" && o.Past != answered.Me && answered.mayHave(o.Past) {
 		if h := s.tryPast(ctx, base, o.Past, answered.Set); h != nil {
 			return h, nil
 		}
@@ -226,7 +235,8 @@ func (s *Server) pin(ctx context.Context, base *options.ClientOptions, o *Connec
 	return s.hello(ctx)
 }
 
-// tryPast connects to the member that was read last time. It returns nil where that one is away or is not asked for.
+// tryPast connects to the member that was read last time, which is worth a wait of some seconds: it may be restarting. It
+// returns nil where that one is away or is not asked for.
 func (s *Server) tryPast(ctx context.Context, base *options.ClientOptions, past, set string) *helloReply {
 	direct := *base
 	direct.SetHosts([]string{past}).SetDirect(true).SetServerSelectionTimeout(3 * time.Second)

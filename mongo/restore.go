@@ -106,6 +106,7 @@ type restore struct {
 type job struct {
 	feed
 	db, name string // in the target
+	usersOf  string // of users and roles: only of this database; "" = of all
 
 	there   bool // it exists
 	count   int64

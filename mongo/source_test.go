@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -407,6 +409,40 @@ func TestSameMember(t *testing.T) {
 	} {
 		if got := member(step.o); got != s.Addr(step.want) {
 			t.Errorf("step %d: %s was read, want %s", i, got, s.Addr(step.want))
+		}
+	}
+}
+
+// A member that is none of the set any more is not waited for.
+func TestPastMemberGone(t *testing.T) {
+	s := mongotest.Start(t, mongotest.Options{Members: 2})
+	fill(s, 1)
+	gone, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	var asked atomic.Int64
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := gone.Accept()
+			if err != nil {
+				return
+			}
+			asked.Add(1)
+			_ = conn.Close()
+		}
+	}()
+	server, err := Connect(t.Context(), s.URI(), ConnectOptions{ReadOnly: true, Past: gone.Addr().String()})
+	must(t, err)
+	server.Close(t.Context())
+	must(t, gone.Close())
+	<-done
+	if asked.Load() != 0 || server.Member != s.Addr(0) {
+		t.Errorf("%d attempts to reach it, and %s was read", asked.Load(), server.Member)
+	}
+	for member, want := range map[string]bool{"DB1:27017": true, "db2:27017": true, "db3:27017": false, "": false} {
+		if h := (helloReply{Hosts: []string{"db1:27017"}, Passives: []string{"db2:27017"}}); h.mayHave(member) != want {
+			t.Errorf("%q may be a member: %v", member, !want)
 		}
 	}
 }

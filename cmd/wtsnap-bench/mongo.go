@@ -146,14 +146,16 @@ type mongoWork struct {
 	tree *corpus.Dump
 	dir  string
 	job  tool.Job
+	home string // address of the server that is dumped
 }
 
 // dumps dumps the documents of the tree, in each of the ways, from one server.
 func (w *mongoWork) dumps(night int, ways ...report.Way) (err error) {
-	server, err := startMongo(w.ctx, filepath.Join(w.programs, "mongotestd"), w.tree.Dir())
+	server, err := startMongo(w.ctx, filepath.Join(w.programs, "mongotestd"), w.tree.Dir(), w.home)
 	if err != nil {
 		return err
 	}
+	w.home = server.Address
 	defer func() { err = errors.Join(err, server.stop()) }()
 	for _, way := range ways {
 		if err := w.sample(way, night, server, w.dump); err != nil {
@@ -174,7 +176,7 @@ func (w *mongoWork) restores(ways ...report.Way) error {
 }
 
 func (w *mongoWork) restoreInto(way report.Way) (err error) {
-	server, err := startMongo(w.ctx, filepath.Join(w.programs, "mongotestd"), "")
+	server, err := startMongo(w.ctx, filepath.Join(w.programs, "mongotestd"), "", "")
 	if err != nil {
 		return err
 	}

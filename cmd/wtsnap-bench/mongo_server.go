@@ -10,22 +10,28 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // mongoServer is the program mongotestd at work: a server for tests, in memory.
 type mongoServer struct {
-	URI string
+	URI     string
+	Address string // host:port
 
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Scanner
 }
 
-// startMongo starts a server with what a folder of mongodump's holds; "" is an empty server. It keeps no oplog, which
-// would hold every document a second time.
-func startMongo(ctx context.Context, program, load string) (*mongoServer, error) {
+// startMongo starts a server with what a folder of mongodump's holds; "" is an empty server. It listens at an address, so
+// that it is the member that was read last time, or with "" at any. It keeps no oplog, which would hold every document a
+// second time.
+func startMongo(ctx context.Context, program, load, address string) (*mongoServer, error) {
 	args := []string{"-no-oplog"}
+	if address != "" {
+		args = append(args, "-listen", address)
+	}
 	if load != "" {
 		args = append(args, "-load", load)
 	}
@@ -45,6 +51,8 @@ func startMongo(ctx context.Context, program, load string) (*mongoServer, error)
 	if s.URI, err = s.answer(); err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
+	_, s.Address, _ = strings.Cut(s.URI, "://")
+	s.Address, _, _ = strings.Cut(s.Address, "/")
 	return s, nil
 }
 

@@ -18,8 +18,8 @@ import (
 func (a *app) mongoVerifyCommand() *cli.Command {
 	return &cli.Command{
 		Name: "verify", Usage: "compare a snapshot with a running MongoDB", ArgsUsage: "[SNAPSHOT[:PATH]] [URI]",
-		Description: `Compares a MongoDB in a snapshot with a running one: collections, options, indexes, and every document by its _id and its
-content. It writes nothing. Without a URI it takes the MongoDB of the configuration. Examples:
+		Description: `Compares a MongoDB in a snapshot with a running one: collections, options, indexes, users and roles, and every document by
+its _id and its content. It writes nothing. Without a URI it takes the MongoDB of the configuration. Examples:
 
   wtsnap mongo verify latest:mongo mongodb://db1,db2/?replicaSet=rs1
   wtsnap mongo verify latest:mongo/girder mongodb://localhost/copy
@@ -30,6 +30,7 @@ content. It writes nothing. Without a URI it takes the MongoDB of the configurat
 			&cli.StringSliceFlag{Name: "ns-from", Usage: "the collections that match `PATTERN`, such as girder.*, have another name there; may be repeated"},
 			&cli.StringSliceFlag{Name: "ns-to", Usage: "the name there, such as copy.*: a `PATTERN` for each --ns-from"},
 			&cli.BoolFlag{Name: "no-indexes", Usage: "do not compare indexes"},
+			&cli.BoolFlag{Name: "no-users", Usage: "do not compare users and roles"},
 			&cli.StringFlag{Name: "mongo-password-file", Usage: "take the password of the MongoDB's user from `FILE`"},
 			atFlag(), incompleteFlag(),
 		},

@@ -37,6 +37,7 @@ type Options struct {
 	Role     Role
 	Set      string   // the replica set's name
 	Members  int      // of the replica set
+	Listen   string   // host:port of the first member; "" = any port
 	Tags     []bson.D // of each member
 	User     string   // with Password: commands need authentication by SCRAM-SHA-256
 	Password string
@@ -106,6 +107,9 @@ func Start(tb testing.TB, o Options) *Server {
 	}
 	for i := range o.Members {
 		m := &member{s: s, n: i, addr: "127.0.0.1:0", conns: map[net.Conn]struct{}{}}
+		if i == 0 && o.Listen != "" {
+			m.addr = o.Listen
+		}
 		if err := m.listen(); err != nil {
 			tb.Fatalf("mongotest: %v", err)
 		}

@@ -41,6 +41,7 @@ func main() {
 	flag.StringVar(&o.Version, "version", "", "of the server that it pretends to be")
 	flag.StringVar(&role, "role", "set", "set, standalone or mongos")
 	flag.IntVar(&o.Members, "members", 1, "of the replica set")
+	flag.StringVar(&o.Listen, "listen", "", "host:port of the first member (default any port)")
 	flag.BoolVar(&o.NoOplog, "no-oplog", false, "keep no oplog")
 	flag.StringVar(&load, "load", "", "a folder that mongodump wrote")
 	flag.IntVar(&documents, "documents", 0, "make so many in girder.item")

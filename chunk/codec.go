@@ -143,6 +143,7 @@ var ErrCorrupt = errors.New("stored blob is corrupt")
 type Codec struct {
 	level  Level
 	encs   sync.Pool               // of *zstd.Encoder
+	fast   sync.Pool               // the same at LevelFastest, for EncodeLike
 	noise  sync.Pool               // the same, for what can only gain by matches
 	deltas [deltaWindows]sync.Pool // of *deltaEncoder
 	decs   sync.Pool               // of *zstd.Decoder
@@ -153,6 +154,7 @@ type Codec struct {
 func NewCodec(level Level) *Codec {
 	c := &Codec{level: level}
 	c.encs.New = func() any { return newEncoder(level.zstd(), plainWindow, true) }
+	c.fast.New = func() any { return newEncoder(zstd.SpeedFastest, plainWindow, true) }
 	c.noise.New = func() any { return newEncoder(level.zstd(), plainWindow, false) }
 	for i := range c.deltas {
 		window := 1 << (minDeltaWinBits + i)
@@ -194,22 +196,58 @@ func newEncoder(level zstd.EncoderLevel, window int, literals bool) *zstd.Encode
 // Encode appends src to dst, compressed if that saves at least 1 byte in 32,
 // and raw otherwise. The slices must not overlap.
 func (c *Codec) Encode(dst, src []byte) (out []byte, enc Encoding) {
+	return c.EncodeLike(dst, src, nil)
+}
+
+// EncodeLike is Encode for a blob of a stream, of which e, if it is not nil,
+// knows what its other blobs were like. At LevelDefault it compresses at
+// LevelFastest where that costs no bytes.
+func (c *Codec) EncodeLike(dst, src []byte, e *Effort) (out []byte, enc Encoding) {
 	if c.level == LevelNone || len(src) < minCompress {
 		return append(dst, src...), Raw
 	}
 	start := len(dst)
-	dst = slices.Grow(dst, len(src)+len(src)/256+minCompress)
-	pool := &c.encs
-	if looksRandom(src) {
-		pool = &c.noise
+	switch random := looksRandom(src); {
+	case random:
+		out = encode(&c.noise, dst, src)
+	case e == nil || c.level != LevelDefault:
+		out = encode(&c.encs, dst, src)
+	default:
+		out = c.encodeLike(dst, src, e)
 	}
-	e := pool.Get().(*zstd.Encoder)
-	out = e.EncodeAll(src, dst)
-	pool.Put(e)
 	if !pays(len(out)-start, len(src)) {
 		return append(out[:start], src...), Raw
 	}
 	return out, Zstd
+}
+
+// encodeLike compresses at the level that e says, or at both.
+func (c *Codec) encodeLike(dst, src []byte, e *Effort) []byte {
+	both, fastest := e.next()
+	if !both {
+		if fastest {
+			return encode(&c.fast, dst, src)
+		}
+		return encode(&c.encs, dst, src)
+	}
+	start := len(dst)
+	dst = encode(&c.encs, dst, src)
+	regular := len(dst) - start
+	dst = encode(&c.fast, dst, src)
+	fast := len(dst) - start - regular
+	e.learn(fast, regular)
+	if fast < regular {
+		regular = copy(dst[start:], dst[start+regular:])
+	}
+	return dst[:start+regular]
+}
+
+// encode appends what an encoder of a pool makes of src to dst.
+func encode(pool *sync.Pool, dst, src []byte) []byte {
+	dst = slices.Grow(dst, len(src)+len(src)/256+minCompress)
+	e := pool.Get().(*zstd.Encoder)
+	defer pool.Put(e)
+	return e.EncodeAll(src, dst)
 }
 
 // pays reports whether n bytes are enough of a saving over size.

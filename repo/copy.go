@@ -211,7 +211,7 @@ func (u *unitCopy) put(data []byte) (chunk.ID, error) {
 func (u *unitCopy) whole(kind index.Kind, b index.Blob, data []byte) error {
 	u.w.mu.Lock()
 	defer u.w.mu.Unlock()
-	return u.w.putWhole(u.s.ctx, u.w.part(kind), b, data, false)
+	return u.w.putWhole(u.s.ctx, u.w.part(kind), b, data, &Hint{})
 }
 
 // keep stores a frame as it was encoded, for blobs of other ids.

@@ -52,6 +52,8 @@ type Hint struct {
 	Bases []chunk.ID
 	// Keep says that it may well be such a base the next time, so that it is worth a place in the local cache.
 	Keep bool
+	// Like knows what the blobs of the same stream are like, so that compression takes no time that it is not worth; or nil.
+	Like *chunk.Effort
 }
 
 // Put stores data as a blob unless the repository has it, and marks it as relied upon. data is not
@@ -93,7 +95,7 @@ func (w *Writer) PutHinted(ctx context.Context, kind index.Kind, data []byte, h 
 	blob := index.Blob{Key: index.KeyOf(id), Size: uint32(len(data))}
 	done, err := w.putDelta(ctx, p, blob, data, &h)
 	if !done && err == nil {
-		err = w.putWhole(ctx, p, blob, data, h.Keep)
+		err = w.putWhole(ctx, p, blob, data, &h)
 	}
 	if err != nil {
 		return id, false, s.fail(err)
@@ -115,13 +117,13 @@ func (s *Session) claim(key index.Key, size int) bool {
 func (w *Writer) part(kind index.Kind) *part { return &w.parts[kind-index.Data] }
 
 // putWhole stores a blob in a frame of its own or in one that it shares. w.mu is held.
-func (w *Writer) putWhole(ctx context.Context, p *part, blob index.Blob, data []byte, keep bool) error {
+func (w *Writer) putWhole(ctx context.Context, p *part, blob index.Blob, data []byte, h *Hint) error {
 	if len(data) >= smallBlob {
-		return w.addFrame(ctx, p, []index.Blob{blob}, data, keep)
+		return w.addFrame(ctx, p, []index.Blob{blob}, data, h)
 	}
 	p.plain = append(p.plain, data...)
 	p.blobs = append(p.blobs, blob)
-	p.keep = p.keep || keep
+	p.keep = p.keep || h.Keep
 	if len(p.plain) >= p.frameBytes {
 		return w.closeFrame(ctx, p)
 	}
@@ -134,14 +136,14 @@ func (w *Writer) closeFrame(ctx context.Context, p *part) error {
 		return nil
 	}
 	blobs := append([]index.Blob(nil), p.blobs...) // the pack keeps them
-	err := w.addFrame(ctx, p, blobs, p.plain, p.keep)
+	err := w.addFrame(ctx, p, blobs, p.plain, &Hint{Keep: p.keep})
 	p.plain, p.blobs, p.keep = p.plain[:0], p.blobs[:0], false
 	return err
 }
 
 // addFrame encodes plain, decodes it again to be sure, and adds it to the pack.
-func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plain []byte, keep bool) error {
-	stored, encoding := w.s.codec.Encode(w.stored[:0], plain)
+func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plain []byte, h *Hint) error {
+	stored, encoding := w.s.codec.EncodeLike(w.stored[:0], plain, h.Like)
 	w.stored = stored
 	if encoding != chunk.Raw {
 		var err error
@@ -150,7 +152,7 @@ func (w *Writer) addFrame(ctx context.Context, p *part, blobs []index.Blob, plai
 				"this points to faulty memory", err)
 		}
 	}
-	return w.addEncoded(ctx, p.shelf, index.Frame{Encoding: encoding, Blobs: blobs}, stored, keep)
+	return w.addEncoded(ctx, p.shelf, index.Frame{Encoding: encoding, Blobs: blobs}, stored, h.Keep)
 }
 
 // addEncoded seals stored, the encoded plaintext of f's blobs, and adds it to a pack, and to the local cache

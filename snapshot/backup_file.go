@@ -366,6 +366,7 @@ type assembly struct {
 	b       *backup
 	content *content // its list is guarded by mu, the rest belongs to the reader
 	cut     int      // pieces so far
+	like    chunk.Effort
 
 	mu    sync.Mutex
 	ready map[int]Part // stored, but not the next
@@ -421,7 +422,7 @@ func (a *assembly) pieces(ctx context.Context, split *chunk.Splitter) error {
 func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
 	b, data, i := a.b, *buf, a.cut
 	part := Part{Size: uint32(len(data))}
-	hint := repo.Hint{Bases: a.content.align.bases(ctx, len(data)), Keep: a.content.keep}
+	hint := repo.Hint{Bases: a.content.align.bases(ctx, len(data)), Keep: a.content.keep, Like: &a.like}
 	a.cut++
 	a.content.off += int64(len(data))
 	end := a.content.off

@@ -150,6 +150,9 @@ func (r *Repository) Check(ctx context.Context, o CheckOptions) (*CheckReport, e
 	if err := c.others(backend); err != nil {
 		return c.rep, err
 	}
+	if r.witness != nil {
+		c.rep.Problems = append(c.rep.Problems, r.witness.Problems()...)
+	}
 	slices.SortStableFunc(c.rep.Problems, func(a, b Problem) int { return strings.Compare(a.Object, b.Object) })
 	for i := range c.rep.Problems {
 		if p := &c.rep.Problems[i]; p.Hint == "" {

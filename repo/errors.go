@@ -45,7 +45,7 @@ const (
 	DamageBlob     = "blob"      // a blob's bytes are not those of its id
 	DamageTree     = "tree"      // a folder of a snapshot can't be read
 	DamageIndex    = "index"     // index and pack contradict each other
-	DamageRollback = "roll-back" // an object is older than what refers to it
+	DamageRollback = "roll-back" // what the backend shows is older than what was seen there before
 )
 
 // DamageError reports stored data that is missing or not what was written.

@@ -37,6 +37,8 @@ type LedgerKind string
 const (
 	LedgerCheck LedgerKind = "check" // packs that were read whole, see CheckRecord
 	LedgerDrill LedgerKind = "drill" // restores that were tried
+	// LedgerRemoved tells which snapshots were taken out on purpose, see Removal.
+	LedgerRemoved LedgerKind = "removed"
 )
 
 // LedgerRecord is one entry of a ledger.

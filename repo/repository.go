@@ -32,6 +32,8 @@ type Repository struct {
 	frames *frameCache
 	stage  *stage
 
+	witness Witness // nil: nobody watches
+
 	denied   atomic.Bool   // the storage did not let something be removed
 	loading  chan struct{} // held, as one element, by LoadIndex
 	mu       sync.Mutex    // guards what LoadIndex replaces

@@ -104,7 +104,11 @@ func (r *Repository) InstanceHash(instance string) string { return r.keys.instan
 
 // Snapshots lists the snapshots of all instances, oldest first.
 func (r *Repository) Snapshots(ctx context.Context) ([]SnapshotRef, error) {
-	return r.listSnapshots(ctx, snapshotsDir)
+	refs, err := r.listSnapshots(ctx, snapshotsDir)
+	if err == nil && r.witness != nil {
+		r.witness.Listed(ctx, slices.Clip(refs))
+	}
+	return refs, err
 }
 
 // Forgotten lists the snapshots that were forgotten and not yet swept, oldest first.

@@ -320,6 +320,9 @@ func (b *backup) commit(ctx context.Context, report *BackupReport, results []*ba
 	}
 	b.fill(report)
 	report.Snapshot = &Snapshot{Ref: ref, Manifest: m}
+	if m.Finished() {
+		b.r.NoteComplete(ref, m.Instance, true)
+	}
 	if err := b.s.MergeIndex(ctx); err != nil {
 		b.o.Monitor.Notice("", fmt.Sprintf("%v; the next backup tries again", err))
 	}

@@ -231,6 +231,9 @@ func (k *copying) commit(s *CopiedSnapshot, root chunk.ID, checkpoints []*Snapsh
 	if err != nil {
 		return err
 	}
+	if m.Finished() {
+		k.plan.to.NoteComplete(ref, m.Instance, true)
+	}
 	k.plan.there = append(k.plan.there, ref)
 	s.State = CopyDone
 	return nil

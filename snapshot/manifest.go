@@ -234,5 +234,13 @@ func loadManifest(ctx context.Context, r *repo.Repository, ref repo.SnapshotRef)
 	if err != nil {
 		return nil, err
 	}
-	return DecodeManifest(data)
+	m, err := DecodeManifest(data)
+	if err == nil && m.Finished() {
+		r.NoteComplete(ref, m.Instance, false)
+	}
+	return m, err
 }
+
+// Finished reports whether a snapshot is complete and holds what was to be saved: no checkpoint, and no capture of an oplog.
+// No rule ever forgets the newest one of an instance.
+func (m *Manifest) Finished() bool { return m.Complete && !m.Checkpoint && !m.HoldsOplog() }

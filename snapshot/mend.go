@@ -92,7 +92,9 @@ func (p *MendPlan) Mend(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
 	for _, m := range p.Snapshots {
 		if m.Snapshot == nil {
-			err = p.r.PutAside(ctx, m.Ref)
+			if err = p.r.NoteRemoval(ctx, []repo.SnapshotRef{m.Ref}, "cannot be read"); err == nil {
+				err = p.r.PutAside(ctx, m.Ref)
+			}
 		} else {
 			err = p.store(ctx, s, m)
 		}
@@ -136,7 +138,7 @@ func (p *MendPlan) store(ctx context.Context, s *repo.Session, m *MendedSnapshot
 			return err
 		}
 	}
-	return p.r.Forget(ctx, []repo.SnapshotRef{m.Ref})
+	return p.r.ForgetNamed(ctx, []repo.SnapshotRef{m.Ref}, "stored anew without what is lost")
 }
 
 // mend goes through a snapshot and returns the root without what is lost, which it notes in m. Without a store it only looks.

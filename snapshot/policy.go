@@ -114,7 +114,7 @@ func (p Policy) applyTo(group []*Decision, now time.Time) {
 	}
 	// The newest complete one, and the newest that no wrong clock has dated.
 	if i := slices.IndexFunc(group, func(d *Decision) bool {
-		return d.Snapshot.Complete && !d.Snapshot.Checkpoint && !d.Snapshot.HoldsOplog()
+		return d.Snapshot.Finished()
 	}); i >= 0 {
 		group[i].keep("the newest complete one")
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/config"
 	"github.com/whole-tale/wtsnap/snapshot"
+	"github.com/whole-tale/wtsnap/snapshot/witness"
 )
 
 // std are the process's standard streams.
@@ -32,20 +33,23 @@ func isTerminal(stream any) bool {
 
 // app is one run of the program.
 type app struct {
-	ctx      context.Context // of the run: the commands' functions are its methods
-	std      std
-	g        *globals
-	line     *commandLine
-	cli      *cli.App
-	clock    func() time.Time // what holds for now where ages are compared; nil: the machine's
-	config   *config.Config   // nil: there is none
-	repoName string           // @NAME, where the repository is one of the configuration's further ones
-	broken   map[string]error // configured sources that cannot be saved now, by label
-	backend  *backend         // nil until it is opened
-	second   *backend         // of commands that know another repository; nil until it is opened
-	room     atomic.Int64     // bytes that the storage had room for, and one more; 0: nobody asked, or it did not tell
-	doc      any              // the JSON document, but for schema and error
-	stream   *stream          // the JSON document, where it is written while the command goes on; doc is then its end
+	ctx       context.Context // of the run: the commands' functions are its methods
+	std       std
+	g         *globals
+	line      *commandLine
+	cli       *cli.App
+	clock     func() time.Time   // what holds for now where ages are compared; nil: the machine's
+	config    *config.Config     // nil: there is none
+	repoName  string             // @NAME, where the repository is one of the configuration's further ones
+	broken    map[string]error   // configured sources that cannot be saved now, by label
+	backend   *backend           // nil until it is opened
+	watched   []*witness.Witness // what this machine has seen of the repositories
+	accepting bool               // what is missing is meant to be
+	lacking   []witness.Missing  // what the last step of a job found to be missing
+	second    *backend           // of commands that know another repository; nil until it is opened
+	room      atomic.Int64       // bytes that the storage had room for, and one more; 0: nobody asked, or it did not tell
+	doc       any                // the JSON document, but for schema and error
+	stream    *stream            // the JSON document, where it is written while the command goes on; doc is then its end
 
 	mu       sync.Mutex
 	progress *progress // the one that is shown, if any: what else goes to standard error must not tear it
@@ -88,6 +92,7 @@ func newApp(ctx context.Context, s std) *app {
 // do is run, but that it prints neither the error nor the JSON document.
 func (a *app) do(args []string) (code int, err error) {
 	err = a.dispatch(args)
+	a.remember()
 	for _, b := range []*backend{a.backend, a.second} {
 		if b != nil {
 			b.close(a.ctx)

@@ -21,6 +21,7 @@ type checkDoc struct {
 	Orphans   repo.PackTotals  `json:"orphans"`
 	Condemned repo.PackTotals  `json:"condemned"`
 	Coverage  *repo.Coverage   `json:"coverage,omitempty"`
+	Accepted  []string         `json:"accepted,omitempty"`
 	Problems  []repo.Problem   `json:"problems"`
 	Requests  map[string]int64 `json:"requests"`
 	Seconds   float64          `json:"seconds"`
@@ -31,7 +32,8 @@ func (a *app) checkCommand() *cli.Command {
 		Name: "check", Usage: "look for damage",
 		Description: `Follows every snapshot to every blob it needs, and looks whether the packs that hold them are there with the right size and, where
 the storage tells it, the right hash. --read-data reads and verifies every byte besides. What was read when is noted in the
-repository, so that --read-data-within goes on from there, on any machine.
+repository, so that --read-data-within goes on from there, on any machine. A repository that lacks the newest snapshot that this
+machine has seen there, although nobody has removed it, has been rolled back: that is a problem, too.
 
 Examples:
 
@@ -40,12 +42,14 @@ Examples:
   wtsnap check --read-data-subset 5%      a random twentieth
   wtsnap check --read-data-subset 2/7     the second of seven parts: one a day reads everything in a week
   wtsnap check --read-data-within 30d     what it takes so that runs like this one read everything within 30 days
-  wtsnap check --read-data-within 30d --read-data-budget 20GiB`,
+  wtsnap check --read-data-within 30d --read-data-budget 20GiB
+  wtsnap check --accept-rollback          after you have put an older copy of the repository back`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "read-data", Usage: "read and verify all data"},
 			&cli.GenericFlag{Name: "read-data-subset", Value: newValue(parseSubset), Usage: "read and verify a `PART`: 5% or 2/7"},
 			spanFlag("read-data-within", "read and verify so much that runs like this one read everything within `LONG`, what waits longest first"),
 			&cli.GenericFlag{Name: "read-data-budget", Value: newValue(parseReadBudget), Usage: "with --read-data-within: read at most `SIZE` in this run"},
+			&cli.BoolFlag{Name: "accept-rollback", Usage: "take the snapshots that are there for all that there should be, whatever this machine has seen before"},
 		},
 		Action: a.action(a.check),
 	}
@@ -80,6 +84,12 @@ func (a *app) check(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	var accepted []string
+	if c.Bool("accept-rollback") {
+		if accepted, err = a.acceptRollback(r); err != nil {
+			return err
+		}
+	}
 	load := snapshot.TreeLoader(r)
 	o := repo.CheckOptions{References: snapshot.References(load), Paths: snapshot.LostPaths(load), ReadShare: part.share, Part: part.part, Parts: part.parts,
 		Within: within.Duration(), ReadBudget: budget, Record: true}
@@ -99,7 +109,10 @@ func (a *app) check(c *cli.Context) error {
 	if err != nil {
 		return fmt.Errorf("checking the repository: %w", err)
 	}
-	doc := checkDoc{rep.Packs, rep.Blobs, rep.Snapshots, rep.PacksRead, rep.BytesRead, rep.Orphans, rep.Condemned, rep.Coverage,
+	for _, w := range a.watched {
+		w.Learn(a.ctx)
+	}
+	doc := checkDoc{rep.Packs, rep.Blobs, rep.Snapshots, rep.PacksRead, rep.BytesRead, rep.Orphans, rep.Condemned, rep.Coverage, accepted,
 		append([]repo.Problem{}, rep.Problems...), a.requests(), time.Since(start).Seconds()}
 	a.result(doc, func(w io.Writer) { printCheck(w, doc, o) })
 	if err := rep.Unrecorded; err != nil && hasWithin {
@@ -155,6 +168,9 @@ func printCheck(w io.Writer, d checkDoc, o repo.CheckOptions) {
 	if d.Orphans.Packs > 0 {
 		fmt.Fprintf(w, "%s (%s) that no index lists: left by runs that ended early; wtsnap prune removes them\n",
 			plural(d.Orphans.Packs, "pack", "packs"), size(d.Orphans.Bytes))
+	}
+	for _, name := range d.Accepted {
+		fmt.Fprintf(w, "accepted: %s is not there any more\n", name)
 	}
 	for _, p := range d.Problems {
 		fmt.Fprintf(w, "%s: %s: %s\n", p.Kind, printable(p.Object), printable(p.Detail))

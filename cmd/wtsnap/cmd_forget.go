@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -242,7 +243,11 @@ func (a *app) carryOut(r *repo.Repository, decisions []snapshot.Decision, doc *f
 		fmt.Fprintf(text, "would forget %s and keep %s\n", plural(len(refs), "snapshot", "snapshots"), number(len(doc.Kept)))
 		return nil
 	}
-	if err := r.Forget(a.ctx, refs); err != nil {
+	forget := r.Forget
+	if doc.Policy == "" {
+		forget = func(ctx context.Context, refs []repo.SnapshotRef) error { return r.ForgetNamed(ctx, refs, "named") }
+	}
+	if err := forget(a.ctx, refs); err != nil {
 		return fmt.Errorf("forgetting: %w", err)
 	}
 	fmt.Fprintf(text, "forgot %s, kept %s\n", plural(len(refs), "snapshot", "snapshots"), number(len(doc.Kept)))

@@ -122,6 +122,9 @@ func (a *app) runJob(j *config.Job, dir string) *job.Report {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), tellLimit)
 	defer cancel()
 	notices := a.keepTokens(ctx, j, rep, state)
+	for _, n := range missingNotices(a.lacking) {
+		notices, rep.Notices = append(notices, n), append(rep.Notices, n.Text)
+	}
 	host, _ := os.Hostname()
 	message := alert.MessageOf(rep, state, host)
 	state.Note(rep)
@@ -193,6 +196,9 @@ func (a *app) step(ctx context.Context, j *config.Job, name string) (s job.Step,
 		fmt.Fprintf(a.std.out, "== %s\n", name)
 	}
 	code, err := sub.do(a.stepArgs(j, name))
+	if len(sub.watched) > 0 {
+		a.lacking = sub.missing()
+	}
 	s = job.Step{Exit: code}
 	if sub.doc != nil {
 		s.Doc, _ = json.Marshal(sub.doc)

@@ -36,7 +36,8 @@ Examples:
   wtsnap status --max-age 26h --instance production
   wtsnap status --nagios
 
-Exit codes: 0 all is as new as promised; 6 something is not; 13 the last drill found what is not as saved; 14 retention is held.
+Exit codes: 0 all is as new as promised; 6 something is not; 13 the last drill found what is not as saved, or the repository was
+rolled back: it lacks snapshots that this machine has seen there; 14 retention is held.
 With --nagios those of monitoring plugins: 0, 1, 2; 3 where the repository cannot be read. With --checkmk 0.`,
 		Flags: []cli.Flag{
 			spanFlag("max-age", "a complete snapshot is promised at least every `LONG` (default: what the configuration says)"),
@@ -76,13 +77,15 @@ type statusInstanceDoc struct {
 }
 
 type statusDoc struct {
-	Late      bool                `json:"late"`
-	Instances []statusInstanceDoc `json:"instances"`
-	Check     *proof              `json:"check"`
-	Storage   *storageDoc         `json:"storage,omitempty"`
-	Tokens    []tokenDoc          `json:"tokens"`
-	Requests  map[string]int64    `json:"requests"`
-	Seconds   float64             `json:"seconds"`
+	Late bool `json:"late"`
+	// RolledBack: the repository lacks snapshots that this machine has seen there.
+	RolledBack bool                `json:"rolled_back"`
+	Instances  []statusInstanceDoc `json:"instances"`
+	Check      *proof              `json:"check"`
+	Storage    *storageDoc         `json:"storage,omitempty"`
+	Tokens     []tokenDoc          `json:"tokens"`
+	Requests   map[string]int64    `json:"requests"`
+	Seconds    float64             `json:"seconds"`
 }
 
 func (a *app) status(c *cli.Context) error {
@@ -108,7 +111,8 @@ func (a *app) status(c *cli.Context) error {
 		return a.nagios(list, m)
 	case checkmk:
 		for _, s := range list {
-			fmt.Fprint(a.std.out, alert.CheckmkLine(pluginState(&s), "wtsnap "+s.Instance, fmt.Sprintf("age=%.0f", s.Age.Seconds()), instanceText(&s)))
+			state, text := m.plugin(&s)
+			fmt.Fprint(a.std.out, alert.CheckmkLine(state, "wtsnap "+s.Instance, fmt.Sprintf("age=%.0f", s.Age.Seconds()), text))
 		}
 		m.checkmk(a.std.out, list)
 		return nil
@@ -184,7 +188,7 @@ func (a *app) promises() (ages map[string]time.Duration, sources map[string][]st
 }
 
 func newStatusDoc(list []snapshot.InstanceStatus, m *more, requests map[string]int64, took time.Duration) statusDoc {
-	doc := statusDoc{Instances: []statusInstanceDoc{}, Requests: requests, Seconds: took.Seconds(), Check: m.check, Storage: m.storage,
+	doc := statusDoc{RolledBack: len(m.missing) > 0, Instances: []statusInstanceDoc{}, Requests: requests, Seconds: took.Seconds(), Check: m.check, Storage: m.storage,
 		Tokens: tokenDocs(m.tokens), Late: m.check.Late}
 	for i := range list {
 		s := &list[i]
@@ -205,7 +209,7 @@ func newStatusDoc(list []snapshot.InstanceStatus, m *more, requests map[string]i
 			d.Oplogs = append(d.Oplogs, sourceDocs(o.Sources)...)
 		}
 		d.Drill, d.Retention = m.drills[s.Instance], m.retention[s.Instance]
-		d.Remarks = append(d.Remarks, m.late(s.Instance)...)
+		d.Remarks = append(append(m.lacks(s.Instance), d.Remarks...), m.late(s.Instance)...)
 		for _, h := range s.Held {
 			d.Held = append(d.Held, h.Ref.ID.String())
 		}
@@ -268,6 +272,8 @@ func printStatus(w io.Writer, list []snapshot.InstanceStatus, m *more) {
 			state = "HELD"
 		}
 		switch {
+		case len(m.lacks(s.Instance)) > 0:
+			state = "ROLLED BACK"
 		case m.drills[s.Instance].Problems > 0:
 			state = "NOT AS SAVED"
 		case s.Late || m.drills[s.Instance].Late:
@@ -277,7 +283,7 @@ func printStatus(w io.Writer, list []snapshot.InstanceStatus, m *more) {
 	}
 	t.write(w)
 	for i := range list {
-		for _, remark := range statusRemarks(&list[i]) {
+		for _, remark := range append(m.lacks(list[i].Instance), statusRemarks(&list[i])...) {
 			fmt.Fprintf(w, "%s: %s\n", shown(list[i].Instance), remark)
 		}
 	}
@@ -310,14 +316,24 @@ func instanceText(s *snapshot.InstanceStatus) string {
 	return strings.ReplaceAll(text, "|", "/")
 }
 
+// plugin is an instance's state for monitoring.
+func (m *more) plugin(s *snapshot.InstanceStatus) (state int, text string) {
+	state, text = pluginState(s), instanceText(s)
+	if lacks := m.lacks(s.Instance); len(lacks) > 0 {
+		return pluginCritical, strings.ReplaceAll("ROLLED BACK: "+strings.Join(lacks, "; ")+"; "+text, "|", "/")
+	}
+	return state, text
+}
+
 // nagios prints the state of all instances as a plugin does, and ends with its code.
 func (a *app) nagios(list []snapshot.InstanceStatus, m *more) error {
 	worst := pluginOK
 	var texts, perf []string
 	for i := range list {
 		s := &list[i]
-		worst = max(worst, pluginState(s))
-		texts = append(texts, printable(s.Instance)+": "+instanceText(s))
+		state, text := m.plugin(s)
+		worst = max(worst, state)
+		texts = append(texts, printable(s.Instance)+": "+text)
 		limit := ""
 		if s.Promised > 0 {
 			limit = fmt.Sprintf(";;%.0f", s.Promised.Seconds())
@@ -344,6 +360,11 @@ func (a *app) nagios(list []snapshot.InstanceStatus, m *more) error {
 	proofs(m.check, "last check", "check_age")
 	if len(list) == 0 {
 		worst, texts = pluginCritical, []string{"no snapshots"}
+	}
+	for i := range m.missing {
+		if !slices.ContainsFunc(list, func(s snapshot.InstanceStatus) bool { return s.Instance == m.missing[i].Instance }) { // it has none left
+			worst, texts = pluginCritical, append(texts, "ROLLED BACK: "+printable(m.missing[i].Detail()))
+		}
 	}
 	word := [...]string{"OK", "WARNING", "CRITICAL"}[worst]
 	fmt.Fprintf(a.std.out, "WTSNAP %s - %s | %s\n", word, strings.Join(texts, ", "), strings.Join(perf, " "))

@@ -408,7 +408,8 @@ func (b *damageBed) try(kind, how string, c damageCase) {
 	}
 	b.tried++
 	place := filepath.Join(b.dir, "damaged")
-	if err := errors.Join(os.RemoveAll(place), os.RemoveAll(filepath.Join(b.dir, "third.key")), os.RemoveAll(filepath.Join(b.dir, "cache"))); err != nil {
+	if err := errors.Join(os.RemoveAll(place), os.RemoveAll(filepath.Join(b.dir, "third.key")), os.RemoveAll(filepath.Join(b.dir, "cache")),
+		os.RemoveAll(os.Getenv("XDG_STATE_HOME"))); err != nil {
 		b.t.Fatal(err)
 	}
 	b.put(place, objects)

@@ -100,6 +100,8 @@ func TestBusy(t *testing.T) {
 // clearEnvironment takes the variables away that whoever runs the tests may have set.
 func clearEnvironment(t *testing.T) {
 	t.Helper()
+	t.Setenv("STATE_DIRECTORY", "")
+	t.Setenv("XDG_STATE_HOME", t.TempDir()) // which snapshots were seen
 	for _, e := range os.Environ() {
 		if name, _, _ := strings.Cut(e, "="); strings.HasPrefix(name, "WTSNAP_") {
 			t.Setenv(name, "") // and as it was, afterwards

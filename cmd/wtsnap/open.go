@@ -150,6 +150,7 @@ func (a *app) openAt(b *backend, spec string, password []byte) (*repo.Repository
 	if err != nil {
 		return nil, fmt.Errorf("opening the repository %s: %w", shownRepo(spec), err)
 	}
+	a.watch(r, spec)
 	debug.FreeOSMemory() // a password's key derivation took 64 MiB, which nothing needs any more
 	return r, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/whole-tale/wtsnap/repo/storage"
 	"github.com/whole-tale/wtsnap/snapshot"
 	"github.com/whole-tale/wtsnap/snapshot/drill"
+	"github.com/whole-tale/wtsnap/snapshot/witness"
 )
 
 // What status says beside the age of snapshots: proofs, that is checks and drills; retention; and what the storage tells.
@@ -134,12 +135,23 @@ type more struct {
 	storage   *storageDoc // nil: it was not asked
 	tokens    []storage.Token
 	remarks   []string
+	missing   []witness.Missing
+}
+
+// lacks are the snapshots that an instance lacks, in words.
+func (m *more) lacks(instance string) (out []string) {
+	for i := range m.missing {
+		if m.missing[i].Instance == instance {
+			out = append(out, m.missing[i].Detail())
+		}
+	}
+	return out
 }
 
 // gather reads the ledgers, and asks the storage where that is wanted. What cannot be read is a remark: the age of the
 // snapshots counts more.
 func (a *app) gather(r *repo.Repository, snaps []*snapshot.Snapshot, list []snapshot.InstanceStatus, ask bool) *more {
-	m := &more{now: a.now(), drills: map[string]*proof{}, retention: map[string]*retentionDoc{}}
+	m := &more{now: a.now(), missing: a.missing(), drills: map[string]*proof{}, retention: map[string]*retentionDoc{}}
 	records, err := drill.Records(a.ctx, r, "")
 	if err != nil {
 		m.remarks = append(m.remarks, "the ledger of drills: "+message(err))
@@ -428,6 +440,10 @@ func (p *proof) worth() bool { return !p.at.IsZero() || p.promised > 0 }
 
 // statusEnd is what status ends with.
 func (m *more) statusEnd(list []snapshot.InstanceStatus) error {
+	if len(m.missing) > 0 {
+		return &statusError{exitDamage, "the repository was rolled back: it lacks " + plural(len(m.missing), "snapshot", "snapshots") + " that this machine has seen there",
+			m.missing[0].Hint(), nil}
+	}
 	var late []string
 	for i := range list {
 		if list[i].Late || len(m.late(list[i].Instance)) > 0 {

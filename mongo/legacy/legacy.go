@@ -238,7 +238,7 @@ func Import(ctx context.Context, r *repo.Repository, st storage.Storage, n *Nigh
 	if n.Snapshot != nil {
 		ref := n.Snapshot.Ref
 		n.Snapshot = nil
-		if ferr := r.Forget(context.WithoutCancel(ctx), []repo.SnapshotRef{ref}); ferr != nil {
+		if ferr := r.ForgetNamed(context.WithoutCancel(ctx), []repo.SnapshotRef{ref}, "an archive that could not be read to its end"); ferr != nil {
 			return fmt.Errorf("forgetting what could not be read to its end: %w", ferr)
 		}
 	}

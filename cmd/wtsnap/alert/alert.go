@@ -6,6 +6,7 @@
 package alert
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,8 +68,9 @@ func MessageOf(r *job.Report, before *State, host string) *Message {
 
 // A Notice is something that is wrong although the job may have ended well, such as a credential that ends soon.
 type Notice struct {
-	Topic string // what it is about
-	Cause string // equal for the same trouble
+	Topic string       // what it is about
+	Event config.Event // who wants to hear of it; "" = of what expires
+	Cause string       // equal for the same trouble
 	Title string
 	Text  string
 }
@@ -80,7 +82,7 @@ func Notices(notices []Notice, host string, now time.Time) (out []*Message) {
 		if host != "" {
 			text = "on " + host + ": " + text
 		}
-		out = append(out, &Message{Topic: n.Topic, Event: config.OnExpiry, Cause: n.Cause, Title: n.Title, Text: text, Time: now})
+		out = append(out, &Message{Topic: n.Topic, Event: cmp.Or(n.Event, config.OnExpiry), Cause: n.Cause, Title: n.Title, Text: text, Time: now})
 	}
 	return out
 }

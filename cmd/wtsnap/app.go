@@ -41,6 +41,7 @@ type app struct {
 	clock     func() time.Time   // what holds for now where ages are compared; nil: the machine's
 	config    *config.Config     // nil: there is none
 	repoName  string             // @NAME, where the repository is one of the configuration's further ones
+	ownKey    bool               // that one's password comes from the configuration, whatever the variables say
 	broken    map[string]error   // configured sources that cannot be saved now, by label
 	backend   *backend           // nil until it is opened
 	watched   []*witness.Witness // what this machine has seen of the repositories
@@ -234,7 +235,7 @@ func (a *app) action(do func(c *cli.Context) error) cli.ActionFunc {
 				return err
 			}
 		}
-		g, err := readGlobals(c, a.line.given)
+		g, err := readGlobals(c, a.line.given, a.ownKey)
 		if err != nil {
 			return err
 		}

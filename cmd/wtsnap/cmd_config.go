@@ -149,7 +149,7 @@ func configSchema(v config.Vocabulary) map[string]any {
 		return out
 	}
 	hooks := object(map[string]any{"before": texts, "after": texts, "failed": texts, "finally": texts, "timeout": text})
-	jobs := map[string]any{"steps": map[string]any{"type": "array", "items": map[string]any{"enum": config.Steps}}, "schedule": text, "jitter": text,
+	jobs := map[string]any{"steps": map[string]any{"type": "array", "items": stepSchema()}, "schedule": text, "jitter": text,
 		"timeout": text, "max-age": text, "repository": text, "instance": text, "sources": texts, "hooks": hooks}
 	source := flags(v.Source)
 	source["from"], source["hooks"] = secret, hooks
@@ -161,7 +161,11 @@ func configSchema(v config.Vocabulary) map[string]any {
 		jobs[step] = root[step]
 	}
 	root["version"] = map[string]any{"const": 1}
-	root["repositories"] = named(object(flags(v.Globals)))
+	further := flags(v.Globals)
+	for _, step := range config.ElsewhereSteps {
+		further[step] = root[step]
+	}
+	root["repositories"] = named(object(further))
 	root["sources"] = named(object(source))
 	root["instances"] = named(object(map[string]any{"max-age": text, "max-drill-age": text, "max-check-age": text, "repository": text}))
 	root["jobs"] = named(object(jobs))
@@ -170,4 +174,12 @@ func configSchema(v config.Vocabulary) map[string]any {
 	schema := object(root)
 	schema["$schema"], schema["title"] = "https://json-schema.org/draft/2020-12/schema", "wtsnap.toml"
 	return schema
+}
+
+// stepSchema describes a step of a job.
+func stepSchema() map[string]any {
+	here := slices.DeleteFunc(slices.Clone(config.Steps), func(step string) bool { return step == "copy" })
+	there := append([]string{"copy"}, config.ElsewhereSteps...)
+	return map[string]any{"anyOf": []any{map[string]any{"enum": here},
+		map[string]any{"type": "string", "pattern": "^(" + strings.Join(there, "|") + ")@.+$"}}}
 }

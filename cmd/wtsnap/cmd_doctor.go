@@ -25,7 +25,7 @@ func (a *app) doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "doctor", Usage: "look for what keeps backups and restores from working",
 		Description: `Tries the storage out (an object of 4 KiB is stored, listed, read and removed), and looks at its token and its room, at the clock,
-the password, the repository, the sources, the alerts, the timer and the cache. Says what is wrong and what to do about it. It
+the password, the repository, further ones that jobs use, the sources, the alerts, the timer and the cache. Says what is wrong and what to do about it. It
 works before there is a repository, too.
 
 Examples:
@@ -90,6 +90,7 @@ func (a *app) doctor(c *cli.Context) error {
 		programVersion(), repo.FormatVersion, rclone.Version(), runtime.Version(), runtime.GOOS, runtime.GOARCH), "")
 	x.configuration()
 	x.storage(c.Bool("read-only"))
+	x.furtherRepositories(c.Bool("read-only"))
 	x.sources()
 	x.timers()
 	x.cache()
@@ -147,7 +148,7 @@ func (x *examination) configuration() {
 		}
 	}
 	if n := len(x.config.Alerts); n > 0 && bad == 0 {
-		x.found.Add(doctor.Alerts, doctor.OK, plural(n, "alert has", "alerts have")+" what they need; nothing was sent", "")
+		x.found.Add(doctor.Alerts, doctor.OK, plural(n, "alert has what it needs", "alerts have what they need")+"; nothing was sent", "")
 	}
 }
 
@@ -334,6 +335,16 @@ func (x *examination) proofs(m *more, list []snapshot.InstanceStatus) {
 	for i := range list {
 		if list[i].Newest != nil {
 			add(shown(list[i].Instance)+": last drill:", "wtsnap drill, or as a job's step: steps = [..., \"drill\"]", m.drills[list[i].Instance])
+		}
+	}
+	for _, s := range m.copies {
+		text := shown(s.Instance) + " in " + s.Repository + ": " + s.text()
+		switch {
+		case s.err != nil: // what is wrong there is said of that repository
+		case s.Late:
+			x.found.Problem(doctor.Repository, exitLate, text, "look at the log of the job that copies there")
+		default:
+			x.found.Add(doctor.Repository, doctor.OK, text, "")
 		}
 	}
 	if len(list) > 0 {

@@ -224,27 +224,39 @@ func (a *app) step(ctx context.Context, j *config.Job, name string) (s job.Step,
 
 // stepArgs is a step's command line.
 func (a *app) stepArgs(j *config.Job, name string) []string {
+	command, where := config.SplitStep(name)
+	elsewhere := where != "" && command != "copy"
 	args := []string{"wtsnap"}
 	for _, flag := range a.line.globals {
-		if key, _, _ := strings.Cut(strings.TrimPrefix(flag, "--"), "="); key != "json" && key != "config" {
-			args = append(args, flag)
+		switch key, _, _ := strings.Cut(strings.TrimPrefix(flag, "--"), "="); key {
+		case "json", "config":
+			continue
+		case "repo", "password-file", "password-command":
+			if elsewhere {
+				continue
+			}
 		}
+		args = append(args, flag)
 	}
 	args = append(args, "--config="+a.config.Path)
-	if j.Repository != "" && !a.line.given["repo"] {
+	switch {
+	case elsewhere:
+		args = append(args, "--repo=@"+where)
+	case j.Repository != "" && !a.line.given["repo"]:
 		args = append(args, "--repo=@"+j.Repository)
 	}
 	if j.Instance != "" && !a.line.given["instance"] {
 		args = append(args, "--instance="+j.Instance)
 	}
-	args = append(args, name)
-	keys := make([]string, 0, len(j.Commands[name]))
-	for key := range j.Commands[name] {
-		keys = append(keys, key)
+	args = append(args, command)
+	if elsewhere { // what the job says of a command is about its own repository
+		return args
 	}
-	slices.Sort(keys)
-	for _, key := range keys {
-		for _, text := range j.Commands[name][key] {
+	if command == "copy" {
+		args = append(args, "--to-repo=@"+where)
+	}
+	for _, key := range sortedKeys(j.Commands[command]) {
+		for _, text := range j.Commands[command][key] {
 			args = append(args, "--"+key+"="+text)
 		}
 	}
@@ -408,6 +420,10 @@ func printReport(w io.Writer, rep *job.Report) {
 		}
 	}()
 	fmt.Fprintf(w, "job %s: %s, from %s to %s\n", rep.Job, rep.Status, when(rep.Start), when(rep.End))
+	width := 8
+	for _, s := range rep.Steps {
+		width = max(width, len(s.Name))
+	}
 	for _, s := range rep.Steps {
 		text := string(s.Status)
 		if s.Exit != exitOK {
@@ -416,9 +432,9 @@ func printReport(w io.Writer, rep *job.Report) {
 		if s.Status != job.Skipped {
 			text += ", " + took(seconds(s.Seconds))
 		}
-		fmt.Fprintf(w, "  %-8s %s\n", s.Name, text)
+		fmt.Fprintf(w, "  %-*s %s\n", width, s.Name, text)
 		if s.Status != job.OK && s.Message != "" {
-			fmt.Fprintf(w, "           %s\n", printable(s.Message))
+			fmt.Fprintf(w, "  %*s %s\n", width, "", printable(s.Message))
 		}
 	}
 }

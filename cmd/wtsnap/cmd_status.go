@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/alert"
+	"github.com/whole-tale/wtsnap/cmd/wtsnap/config"
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/schedule"
 	"github.com/whole-tale/wtsnap/snapshot"
 )
@@ -27,7 +28,7 @@ func (a *app) statusCommand() *cli.Command {
 		Name: "status", Usage: "say whether snapshots, checks and drills are as new as promised",
 		Description: `Looks at the newest complete snapshot of each instance, and of each of its sources, and compares their age with what is promised:
 max-age of [instances.NAME] or of the jobs of the configuration, or --max-age. Says besides which seconds of a MongoDB can be had,
-what is kept, when the last check and the last drill were, how much is stored, how much room there is, and when the token ends.
+what is kept, when the last check and the last drill were, whether what jobs copy into other repositories is there, how much is stored, how much room there is, and when the token ends.
 It only reads, so another machine can watch.
 
 Examples:
@@ -83,6 +84,7 @@ type statusDoc struct {
 	Instances  []statusInstanceDoc `json:"instances"`
 	Check      *proof              `json:"check"`
 	Storage    *storageDoc         `json:"storage,omitempty"`
+	Copies     []*copyState        `json:"copies,omitempty"`
 	Tokens     []tokenDoc          `json:"tokens"`
 	Requests   map[string]int64    `json:"requests"`
 	Seconds    float64             `json:"seconds"`
@@ -160,13 +162,10 @@ func (a *app) promises() (ages map[string]time.Duration, sources map[string][]st
 	repository := strings.TrimPrefix(a.repoName, "@")
 	for _, j := range a.config.Jobs {
 		name := cmpOr(j.Instance, a.g.own)
-		if name == "" || j.Repository != repository || !slices.Contains(j.Steps, "backup") {
+		if name == "" || !j.Does("backup", repository) && !j.Does("copy", repository) {
 			continue
 		}
-		age := j.MaxAge.Duration()
-		if s, err := schedule.Parse(j.Schedule); age == 0 && err == nil { // one missed run is late
-			age = 3 * s.Interval(a.now()) / 2
-		}
+		age := a.promisedBy(j)
 		if age == 0 {
 			continue
 		}
@@ -187,9 +186,18 @@ func (a *app) promises() (ages map[string]time.Duration, sources map[string][]st
 	return ages, sources
 }
 
+// promisedBy is how old the newest snapshot may be that a job makes, or copies; 0: it says nothing.
+func (a *app) promisedBy(j *config.Job) time.Duration {
+	age := j.MaxAge.Duration()
+	if s, err := schedule.Parse(j.Schedule); age == 0 && err == nil { // one missed run is late
+		age = 3 * s.Interval(a.now()) / 2
+	}
+	return age
+}
+
 func newStatusDoc(list []snapshot.InstanceStatus, m *more, requests map[string]int64, took time.Duration) statusDoc {
 	doc := statusDoc{RolledBack: len(m.missing) > 0, Instances: []statusInstanceDoc{}, Requests: requests, Seconds: took.Seconds(), Check: m.check, Storage: m.storage,
-		Tokens: tokenDocs(m.tokens), Late: m.check.Late}
+		Copies: m.copies, Tokens: tokenDocs(m.tokens), Late: m.check.Late || slices.ContainsFunc(m.copies, func(s *copyState) bool { return s.Late })}
 	for i := range list {
 		s := &list[i]
 		d := statusInstanceDoc{Instance: s.Instance, Seconds: s.Age.Seconds(), Promised: s.Promised.Seconds(), Late: s.Late, Snapshots: s.Snapshots,
@@ -358,6 +366,10 @@ func (a *app) nagios(list []snapshot.InstanceStatus, m *more) error {
 		proofs(m.drills[list[i].Instance], name+": last drill", "drill_age_"+strings.NewReplacer("'", "''", "=", "_").Replace(name))
 	}
 	proofs(m.check, "last check", "check_age")
+	for _, s := range m.copies {
+		worst = max(worst, s.plugin())
+		texts = append(texts, printable(s.Instance)+" in "+s.Repository+": "+strings.ReplaceAll(s.text(), "|", "/"))
+	}
 	if len(list) == 0 {
 		worst, texts = pluginCritical, []string{"no snapshots"}
 	}

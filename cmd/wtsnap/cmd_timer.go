@@ -165,32 +165,12 @@ func (a *app) unitOptions(c *cli.Context, j *config.Job) (*unit.Options, error) 
 	if o.Config, err = filepath.Abs(a.config.Path); err != nil {
 		return nil, err
 	}
-	values := a.config.Globals
-	if j.Repository != "" {
-		values = a.config.Repositories[j.Repository]
-	}
-	one := func(key string) string {
-		v := values[key]
-		if v == nil {
-			v = a.config.Globals[key]
+	o.Password = a.repositoryPaths(o, j.Repository)
+	for _, name := range j.Others() {
+		if file := a.repositoryPaths(o, name); file != "" && file != o.Password {
+			o.Read = append(o.Read, file)
 		}
-		if len(v) == 0 || v[0] == "" {
-			return ""
-		}
-		path, _ := filepath.Abs(v[0])
-		return path
 	}
-	if v := values["repo"]; len(v) > 0 && isFolder(v[0]) {
-		o.Read = append(o.Read, one("repo"))
-		o.Write = append(o.Write, one("repo"))
-	}
-	if file := one("rclone-config"); file != "" {
-		o.Write = append(o.Write, filepath.Dir(file)) // a new token is written beside the file and renamed
-	}
-	if dir := one("cache-dir"); dir != "" {
-		o.Write = append(o.Write, dir)
-	}
-	o.Password = one("password-file")
 	a.eachSource(j, func(s *config.Source) {
 		o.Hooks = o.Hooks || !s.Hooks.Empty()
 		spec, err := snapshot.ParseSource(s.Label + "=" + s.From.Text)
@@ -214,6 +194,36 @@ func (a *app) unitOptions(c *cli.Context, j *config.Job) (*unit.Options, error) 
 		o.Homes = o.Homes || below(path, "/home") || below(path, "/root")
 	}
 	return o, nil
+}
+
+// repositoryPaths adds the paths that a repository of the configuration needs ("": the main one), and returns its password file.
+func (a *app) repositoryPaths(o *unit.Options, name string) (password string) {
+	values := a.config.Globals
+	if name != "" {
+		values = a.config.Repositories[name]
+	}
+	one := func(key string) string {
+		v := values[key]
+		if v == nil {
+			v = a.config.Globals[key]
+		}
+		if len(v) == 0 || v[0] == "" {
+			return ""
+		}
+		path, _ := filepath.Abs(v[0])
+		return path
+	}
+	if v := values["repo"]; len(v) > 0 && isFolder(v[0]) {
+		o.Read = append(o.Read, one("repo"))
+		o.Write = append(o.Write, one("repo"))
+	}
+	if file := one("rclone-config"); file != "" {
+		o.Write = append(o.Write, filepath.Dir(file)) // a new token is written beside the file and renamed
+	}
+	if dir := one("cache-dir"); dir != "" {
+		o.Write = append(o.Write, dir)
+	}
+	return one("password-file")
 }
 
 // below reports whether a path is a folder or lies in it.

@@ -127,7 +127,11 @@ func (a *app) loadConfig(flag string) error {
 	}
 	c, err := config.Read(path, a.vocabulary())
 	if errors.Is(err, fs.ErrNotExist) && named {
-		return usagef("--config none does without", "the configuration %s is not there", shown(path))
+		without := "--config none does without"
+		if a.line.command.Name == "init" {
+			without = "wtsnap init --write-config " + shown(path) + " makes one; " + without
+		}
+		return usagef(without, "the configuration %s is not there", shown(path))
 	}
 	if err != nil {
 		return &usageError{text: err.Error(), hint: "wtsnap config check --config " + shown(path) + "; --config none does without"}
@@ -142,6 +146,8 @@ func (a *app) configure(c *cli.Context) error {
 		return err
 	}
 	globals := a.config.Globals
+	command := a.line.command.Name
+	var there config.Values // flags of this command in the repository that was chosen by its name
 	repository := c.String("repo")
 	if name, ok := strings.CutPrefix(repository, "@"); ok {
 		a.repoName = repository
@@ -158,7 +164,8 @@ func (a *app) configure(c *cli.Context) error {
 		for key, values := range other {
 			merged[key] = values
 		}
-		globals = merged
+		globals, there = merged, a.config.Elsewhere[name][command]
+		a.ownKey = hasPasswordKey(other)
 		if len(globals["repo"]) == 0 {
 			return usagef("", "[repositories.%s] in %s names no repo", name, shown(a.config.Path))
 		}
@@ -167,28 +174,40 @@ func (a *app) configure(c *cli.Context) error {
 		}
 	}
 	passwordGiven := os.Getenv("WTSNAP_PASSWORD") != "" || c.IsSet("password-file") || c.IsSet("password-command")
+	if a.ownKey { // the variables are about the main one's
+		passwordGiven = a.line.given["password-file"] || a.line.given["password-command"]
+		for _, key := range []string{"password-file", "password-command"} {
+			if passwordGiven {
+				a.ownKey = false
+			} else if err := c.Set(key, one(globals, key)); err != nil {
+				return err
+			}
+		}
+	}
 	if err := a.setFlags(c, globals, func(key string) bool { return !(passwordGiven && strings.HasPrefix(key, "password-")) }); err != nil {
 		return err
 	}
-	command := a.line.command.Name
-	return a.setFlags(c, a.config.Commands[command], func(key string) bool {
-		// Rules that are spelled out, and snapshots that are named, stand for themselves.
-		return command != "forget" || !strings.HasPrefix(key, "keep-") || len(a.line.args) == 0 && !givenRule(a.line.given)
-	})
+	// Rules that are spelled out, and snapshots that are named, stand for themselves.
+	rules := len(a.line.args) == 0 && !givenRule(a.line.given)
+	for _, values := range []config.Values{there, a.config.Commands[command]} {
+		err := a.setFlags(c, values, func(key string) bool { return command != "forget" || !strings.HasPrefix(key, "keep-") || rules })
+		if err != nil {
+			return err
+		}
+		rules = rules && !hasRule(values)
+	}
+	return nil
 }
 
 func hasPasswordKey(v config.Values) bool {
 	return v["password-file"] != nil || v["password-command"] != nil
 }
 
-func givenRule(given map[string]bool) bool {
-	for name := range given {
-		if strings.HasPrefix(name, "keep-") {
-			return true
-		}
-	}
-	return false
-}
+func givenRule(given map[string]bool) bool { return slices.ContainsFunc(sortedKeys(given), isRule) }
+
+func hasRule(values config.Values) bool { return slices.ContainsFunc(sortedKeys(values), isRule) }
+
+func isRule(flag string) bool { return strings.HasPrefix(flag, "keep-") }
 
 func (a *app) setFlags(c *cli.Context, values config.Values, want func(key string) bool) error {
 	for key, texts := range values {

@@ -77,8 +77,9 @@ type globals struct {
 	verbose         bool
 }
 
-// readGlobals reads the global flags; given are those of the command line, the others come from the environment.
-func readGlobals(c *cli.Context, given map[string]bool) (*globals, error) {
+// readGlobals reads the global flags; given are those of the command line, the others come from the environment. With ownKey the
+// variables that name a password count for nothing.
+func readGlobals(c *cli.Context, given map[string]bool, ownKey bool) (*globals, error) {
 	g := &globals{
 		repo: c.String("repo"), rcloneConfig: c.String("rclone-config"), json: c.Bool("json"),
 		quiet: c.Bool("quiet"), verbose: c.Bool("verbose"), own: c.String("instance"), progress: "auto",
@@ -113,12 +114,12 @@ func readGlobals(c *cli.Context, given map[string]bool) (*globals, error) {
 	if g.cacheDir, err = cacheDir(c.String("cache-dir")); err != nil {
 		return nil, err
 	}
-	return g, g.readPasswordFlags(c, given)
+	return g, g.readPasswordFlags(c, given, ownKey)
 }
 
 // readPasswordFlags finds out where the password comes from: a flag wins over a variable, and of either kind there may
 // be one only.
-func (g *globals) readPasswordFlags(c *cli.Context, given map[string]bool) error {
+func (g *globals) readPasswordFlags(c *cli.Context, given map[string]bool, ownKey bool) error {
 	file, command := c.String("password-file"), c.String("password-command")
 	if given["password-file"] && given["password-command"] {
 		return usagef("leave one of them out", "--password-file and --password-command exclude each other")
@@ -140,7 +141,7 @@ func (g *globals) readPasswordFlags(c *cli.Context, given map[string]bool) error
 			set = append(set, name)
 		}
 	}
-	if len(set) > 1 {
+	if len(set) > 1 && !ownKey {
 		return usagef("unset all but one of them", "%s are both set: which one holds?", strings.Join(set, " and "))
 	}
 	g.passwordFile, g.passwordCommand = file, command

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 )
 
 // How much garbage may pile up, unless GOGC says otherwise: gcPercent of what is alive, and of ballast bytes, which are
@@ -28,8 +29,19 @@ func mainCode() int {
 		debug.SetGCPercent(gcPercent)
 		defer runtime.KeepAlive(make([]byte, ballast))
 	}
+	unsetEmpty(os.Environ())
 	ctx, stop := withSignals(context.Background())
 	code := run(ctx, std{os.Stdin, os.Stdout, os.Stderr}, os.Args)
 	stop()
 	return code
+}
+
+// unsetEmpty takes variables that are empty out of the environment: they count as not set, as everywhere in this field, while
+// package cli would take them for the value "", which wins over the configuration.
+func unsetEmpty(environ []string) {
+	for _, e := range environ {
+		if name, value, _ := strings.Cut(e, "="); value == "" && (strings.HasPrefix(name, "WTSNAP_") || name == "RCLONE_CONFIG") {
+			_ = os.Unsetenv(name)
+		}
+	}
 }

@@ -45,35 +45,51 @@ func (s secondRepo) open(a *app, c *cli.Context, repoFlag string) (*repo.Reposit
 		if a.config == nil || a.config.Repositories[name] == nil {
 			return nil, "", usagef("", "--%s %s: the configuration has no [repositories.%s]", repoFlag, shown(spec), shown(name))
 		}
-		values := a.config.Repositories[name]
-		one := func(key string) string {
-			if v := values[key]; len(v) > 0 {
-				return v[0]
-			}
-			return ""
+		configured, err := a.furtherPlace(name)
+		if err != nil {
+			return nil, "", err
 		}
-		if spec = one("repo"); spec == "" {
-			return nil, "", usagef("", "[repositories.%s] in %s names no repo", name, shown(a.config.Path))
-		}
+		spec = configured.spec
 		if file+command+text == "" {
-			file, command = one("password-file"), one("password-command")
+			file, command = configured.file, configured.command
 		}
-		if rclone == "" {
-			rclone = one("rclone-config")
-		}
+		rclone = cmpOr(rclone, configured.rclone)
 	}
-	if rclone == "" {
-		rclone = a.g.rcloneConfig
+	return s.openPlace(a, place{spec, file, command, rclone}, text)
+}
+
+// A place is where a repository lies, and what opens it.
+type place struct {
+	spec, file, command string // the password's file, or the command that prints it
+	rclone              string // the path of rclone's configuration; "" = the usual one
+}
+
+// furtherPlace is what the configuration says of a further repository. Like -r @NAME it has the main one's password where it has
+// none of its own.
+func (a *app) furtherPlace(name string) (p place, err error) {
+	values := a.config.Repositories[name]
+	p.spec, p.rclone = one(values, "repo"), one(values, "rclone-config")
+	if p.spec == "" {
+		return p, usagef("", "[repositories.%s] in %s names no repo", name, shown(a.config.Path))
 	}
-	password, err := s.password(a, spec, file, command, text)
+	if !hasPasswordKey(values) {
+		values = a.config.Globals
+	}
+	p.file, p.command = one(values, "password-file"), one(values, "password-command")
+	return p, nil
+}
+
+// openPlace opens the repository that lies in a place; text is its password, if it is known.
+func (s secondRepo) openPlace(a *app, p place, text string) (*repo.Repository, string, error) {
+	password, err := s.password(a, p.spec, p.file, p.command, text)
 	if err != nil {
 		return nil, "", err
 	}
-	if a.second, err = a.openPlace(spec, rclone); err != nil {
+	if a.second, err = a.openPlace(p.spec, cmpOr(p.rclone, a.g.rcloneConfig)); err != nil {
 		return nil, "", err
 	}
-	r, err := a.openAt(a.second, spec, password)
-	return r, spec, err
+	r, err := a.openAt(a.second, p.spec, password)
+	return r, p.spec, err
 }
 
 func (s secondRepo) password(a *app, spec, file, command, text string) ([]byte, error) {

@@ -134,6 +134,7 @@ type more struct {
 	retention map[string]*retentionDoc
 	storage   *storageDoc // nil: it was not asked
 	tokens    []storage.Token
+	copies    []*copyState
 	remarks   []string
 	missing   []witness.Missing
 }
@@ -174,6 +175,7 @@ func (a *app) gather(r *repo.Repository, snaps []*snapshot.Snapshot, list []snap
 			m.remarks = append(m.remarks, "asking the storage: "+message(err))
 		}
 	}
+	m.copies = a.copies(snaps, list, m.now)
 	return m
 }
 
@@ -234,7 +236,7 @@ func (a *app) proofPromises() (drills map[string]time.Duration, check time.Durat
 	repository := strings.TrimPrefix(a.repoName, "@")
 	for _, j := range a.config.Jobs {
 		name := cmpOr(j.Instance, a.g.own)
-		if name == "" || j.Repository != repository || !slices.Contains(j.Steps, "drill") {
+		if name == "" || !j.Does("drill", repository) {
 			continue
 		}
 		if s, err := schedule.Parse(j.Schedule); err == nil {
@@ -300,15 +302,22 @@ func (a *app) forgetValues(instance string) (config.Values, bool) {
 	repository := strings.TrimPrefix(a.repoName, "@")
 	for _, name := range sortedKeys(a.config.Jobs) {
 		j := a.config.Jobs[name]
-		if j.Repository != repository || cmpOr(j.Instance, a.g.own) != instance || !slices.Contains(j.Steps, "forget") {
+		if cmpOr(j.Instance, a.g.own) != instance || !j.Does("forget", repository) {
 			continue
 		}
+		places := []config.Values{a.config.Elsewhere[repository]["forget"], a.config.Commands["forget"]}
+		if j.Repository == repository {
+			places = slices.Insert(places, 0, j.Commands["forget"])
+		}
 		values := config.Values{}
-		for _, from := range []config.Values{a.config.Commands["forget"], j.Commands["forget"]} {
+		for _, from := range places { // the first that has a rule has them all
 			for key, v := range from {
-				if strings.HasPrefix(key, "keep-") {
+				if isRule(key) {
 					values[key] = v
 				}
+			}
+			if len(values) > 0 {
+				break
 			}
 		}
 		return values, true
@@ -391,6 +400,9 @@ func (m *more) print(w io.Writer, list []snapshot.InstanceStatus) {
 		}
 		fmt.Fprintf(w, "  %-10s %s\n", "size", text)
 	}
+	for _, s := range m.copies {
+		fmt.Fprintf(w, "  %-10s %s: %s\n", "copy", s.Repository, printable(s.Instance+": "+s.text()))
+	}
 	for i := range m.tokens {
 		text := doctor.TokenText(&m.tokens[i], m.now)
 		if m.tokens[i].Stage(m.now) >= 0 {
@@ -429,6 +441,9 @@ func (m *more) checkmk(w io.Writer, list []snapshot.InstanceStatus) {
 			fmt.Fprint(w, alert.CheckmkLine(state, "wtsnap "+list[i].Instance+" drill", fmt.Sprintf("age=%.0f|overdue=%d", p.Seconds, p.Overdue), "last drill "+text))
 		}
 	}
+	for _, s := range m.copies {
+		fmt.Fprint(w, alert.CheckmkLine(s.plugin(), "wtsnap "+s.Instance+" copy "+s.Repository, fmt.Sprintf("age=%.0f", s.Seconds), strings.ReplaceAll(s.text(), "|", "/")))
+	}
 	if m.check.worth() {
 		state, text := m.check.plugin(m.now)
 		fmt.Fprint(w, alert.CheckmkLine(state, "wtsnap check", fmt.Sprintf("age=%.0f", m.check.Seconds), "last check "+text))
@@ -453,12 +468,23 @@ func (m *more) statusEnd(list []snapshot.InstanceStatus) error {
 	if m.check.Late {
 		late = append(late, "the check")
 	}
+	var unknown error
+	for _, s := range m.copies {
+		if s.Late {
+			late = append(late, "the copy of "+shown(s.Instance)+" in "+s.Repository)
+		}
+		if s.err != nil && unknown == nil {
+			unknown = fmt.Errorf("looking at the copies in %s: %w", s.Repository, s.err)
+		}
+	}
 	switch {
 	case m.wrong():
 		return &statusError{exitDamage, "the last check or drill found what is not as saved", "wtsnap check; wtsnap drill -v; docs/operations.md has more",
 			errorText(lateText(late))}
 	case len(late) > 0:
 		return &statusError{exitLate, lateText(late), "look at the log of the job that makes these backups: did it run, and how did it end?", nil}
+	case unknown != nil:
+		return unknown
 	}
 	for i := range list {
 		if s := &list[i]; len(s.Held) > 0 {

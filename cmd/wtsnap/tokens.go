@@ -47,13 +47,21 @@ const (
 // keepTokens uses the remotes of the configuration that this run has not used, which renews their tokens, and says what is
 // wrong with any of them. What the run itself has met is told as its failure.
 func (a *app) keepTokens(ctx context.Context, j *config.Job, rep *job.Report, state *alert.State) (notices []alert.Notice) {
-	own := a.g.repo
-	if j.Repository != "" {
-		own = one(a.config.Repositories[j.Repository], "repo")
+	place := func(name string) string {
+		if name == "" {
+			return a.g.repo
+		}
+		return one(a.config.Repositories[name], "repo")
+	}
+	own, told := place(j.Repository), map[string]bool{} // told: places whose credentials a step has failed with
+	for _, s := range rep.Steps {
+		if _, where := config.SplitStep(s.Name); s.Exit == exitCredentials {
+			told[place(cmpOr(where, j.Repository))] = true
+		}
 	}
 	refused := map[string]error{}
 	for _, t := range a.placedTokens() {
-		if t.spec == own || !t.Renews || !t.Issued.IsZero() && a.now().Sub(t.Issued) < renewAfter {
+		if t.spec == own || told[t.spec] || !t.Renews || !t.Issued.IsZero() && a.now().Sub(t.Issued) < renewAfter {
 			continue
 		}
 		if err := a.renew(ctx, t.spec); errors.Is(err, storage.ErrAuth) {
@@ -63,10 +71,9 @@ func (a *app) keepTokens(ctx context.Context, j *config.Job, rep *job.Report, st
 		}
 	}
 	state.Figures.Tokens = nil
-	broken := slices.ContainsFunc(rep.Steps, func(s job.Step) bool { return s.Exit == exitCredentials })
 	for _, t := range a.placedTokens() {
 		state.Figures.Tokens = append(state.Figures.Tokens, alert.TokenFigures{Remote: t.Remote, Dies: t.Dies()})
-		if broken && t.spec == own {
+		if told[t.spec] {
 			continue
 		}
 		if n, ok := tokenNotice(&t.Token, refused[t.Remote], a.now()); ok {

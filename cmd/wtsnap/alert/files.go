@@ -59,23 +59,27 @@ type figureGauges struct {
 	checked, problems, checkedRead *prometheus.GaugeVec
 	drilled, mismatches, drillRead *prometheus.GaugeVec
 	units, overdue, token, free    *prometheus.GaugeVec
+	copied, copyUploaded, missing  *prometheus.GaugeVec
 }
 
 func newFigureGauges(gauge func(name, help string, labels ...string) *prometheus.GaugeVec) *figureGauges {
 	return &figureGauges{
-		complete:    gauge("wtsnap_backup_complete", "Whether the job's last snapshot is complete."),
-		uploaded:    gauge("wtsnap_backup_uploaded_bytes", "What the job's last backup uploaded."),
-		read:        gauge("wtsnap_backup_read_bytes", "What the job's last backup read of its sources."),
-		checked:     gauge("wtsnap_check_last_timestamp_seconds", "When the job's last check ended."),
-		problems:    gauge("wtsnap_check_problems", "How many problems the job's last check found."),
-		checkedRead: gauge("wtsnap_check_read_bytes", "How much stored data the job's last check read."),
-		drilled:     gauge("wtsnap_drill_last_timestamp_seconds", "When the job's last drill ended."),
-		mismatches:  gauge("wtsnap_drill_mismatches", "How many things did not come back as saved in the job's last drill."),
-		drillRead:   gauge("wtsnap_drill_restored_bytes", "What the job's last drill restored and decoded."),
-		units:       gauge("wtsnap_drill_units", "How many users and collections the newest snapshot had at the job's last drill."),
-		overdue:     gauge("wtsnap_drill_overdue_units", "How many of them had not been drilled in time."),
-		token:       gauge("wtsnap_token_expiry_timestamp_seconds", "When a remote's token ends unless it is renewed before.", "remote"),
-		free:        gauge("wtsnap_storage_free_bytes", "What the storage had room for at the job's last backup."),
+		complete:     gauge("wtsnap_backup_complete", "Whether the job's last snapshot is complete."),
+		uploaded:     gauge("wtsnap_backup_uploaded_bytes", "What the job's last backup uploaded."),
+		read:         gauge("wtsnap_backup_read_bytes", "What the job's last backup read of its sources."),
+		checked:      gauge("wtsnap_check_last_timestamp_seconds", "When the job's last check ended."),
+		problems:     gauge("wtsnap_check_problems", "How many problems the job's last check found."),
+		checkedRead:  gauge("wtsnap_check_read_bytes", "How much stored data the job's last check read."),
+		drilled:      gauge("wtsnap_drill_last_timestamp_seconds", "When the job's last drill ended."),
+		mismatches:   gauge("wtsnap_drill_mismatches", "How many things did not come back as saved in the job's last drill."),
+		drillRead:    gauge("wtsnap_drill_restored_bytes", "What the job's last drill restored and decoded."),
+		copied:       gauge("wtsnap_copy_last_timestamp_seconds", "When the job's last copy into another repository ended.", "repository"),
+		copyUploaded: gauge("wtsnap_copy_uploaded_bytes", "What that copy uploaded.", "repository"),
+		missing:      gauge("wtsnap_copy_missing_snapshots", "How many snapshots that copy left for the next one, or found damaged.", "repository"),
+		units:        gauge("wtsnap_drill_units", "How many users and collections the newest snapshot had at the job's last drill."),
+		overdue:      gauge("wtsnap_drill_overdue_units", "How many of them had not been drilled in time."),
+		token:        gauge("wtsnap_token_expiry_timestamp_seconds", "When a remote's token ends unless it is renewed before.", "remote"),
+		free:         gauge("wtsnap_storage_free_bytes", "What the storage had room for at the job's last backup."),
 	}
 }
 
@@ -100,6 +104,11 @@ func (g *figureGauges) set(s *State, instance string) {
 		set(g.drillRead, float64(d.Bytes))
 		set(g.units, float64(d.Units))
 		set(g.overdue, float64(d.Overdue))
+	}
+	for _, c := range f.Copies {
+		set(g.copied, float64(c.Time.Unix()), c.Repository)
+		set(g.copyUploaded, float64(c.Uploaded), c.Repository)
+		set(g.missing, float64(c.Missing), c.Repository)
 	}
 	for _, t := range f.Tokens {
 		if !t.Dies.IsZero() {

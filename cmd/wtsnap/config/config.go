@@ -46,12 +46,14 @@ type Values map[string][]string
 type Config struct {
 	Path         string
 	Globals      Values
-	Repositories map[string]Values // further ones; chosen by -r @NAME and by jobs
-	Sources      []Source          // in the order of the file
-	Commands     map[string]Values
-	Jobs         map[string]*Job
-	Alerts       map[string]*Alert
-	Instances    map[string]*Instance
+	Repositories map[string]Values // further ones; chosen by -r @NAME, by jobs and by their steps
+	// Elsewhere are, by the name of a further repository and by command, the flags of commands there.
+	Elsewhere map[string]map[string]Values
+	Sources   []Source // in the order of the file
+	Commands  map[string]Values
+	Jobs      map[string]*Job
+	Alerts    map[string]*Alert
+	Instances map[string]*Instance
 }
 
 // A Source is a source of backups.
@@ -73,7 +75,7 @@ type Instance struct {
 // A Job is what "run" does under one name.
 type Job struct {
 	Name       string
-	Steps      []string // commands, of Steps
+	Steps      []string // commands, of Steps; "forget@NAME" is one of a further repository, see SplitStep
 	Schedule   string   // cron's five fields, @daily, or "02:30"; "" = only by hand
 	Jitter     snapshot.Span
 	Timeout    snapshot.Span // of the whole job; zero = none
@@ -83,6 +85,39 @@ type Job struct {
 	Sources    []string      // labels; none = all
 	Commands   map[string]Values
 	Hooks      Hooks
+}
+
+// SplitStep takes a step apart: "forget@offsite" is the command forget in the repository offsite, "copy@offsite" copies from
+// the job's repository to it. "" is the job's own repository.
+func SplitStep(step string) (command, repository string) {
+	command, repository, _ = strings.Cut(step, "@")
+	return command, repository
+}
+
+// Does reports whether a step of the job is a command in a repository (a key of Repositories; "" = the main one).
+func (j *Job) Does(command, repository string) bool {
+	return slices.ContainsFunc(j.Steps, func(step string) bool {
+		c, where := SplitStep(step)
+		if where == "" {
+			where = j.Repository
+		}
+		return c == command && where == repository
+	})
+}
+
+// Others are the further repositories that steps of the job use beside the job's own, in the order of the steps.
+func (j *Job) Others() (names []string) {
+	for _, step := range j.Steps {
+		if _, name := SplitStep(step); name != "" && !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// CopiesFrom reports whether the job copies from a repository to another one; both as in Does.
+func (j *Job) CopiesFrom(repository, to string) bool {
+	return j.Repository == repository && slices.Contains(j.Steps, "copy@"+to)
 }
 
 // Hooks are commands of the shell that run around a job or a source.

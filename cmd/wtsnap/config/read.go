@@ -140,7 +140,7 @@ func (r *reader) unknown(path []string, key string, known []string) {
 }
 
 func (r *reader) config(raw map[string]any) *Config {
-	c := &Config{Globals: Values{}, Repositories: map[string]Values{}, Commands: map[string]Values{}, Jobs: map[string]*Job{},
+	c := &Config{Globals: Values{}, Repositories: map[string]Values{}, Elsewhere: map[string]map[string]Values{}, Commands: map[string]Values{}, Jobs: map[string]*Job{},
 		Alerts: map[string]*Alert{}, Instances: map[string]*Instance{}}
 	r.table(nil, raw, func(path []string, key string, value any) {
 		if f, ok := r.v.Globals[key]; ok {
@@ -157,7 +157,9 @@ func (r *reader) config(raw map[string]any) *Config {
 				r.bad(path, "this program reads version 1")
 			}
 		case "repositories":
-			r.table(path, value, func(path []string, name string, value any) { c.Repositories[name] = r.flags(path, value, r.v.Globals) })
+			r.table(path, value, func(path []string, name string, value any) {
+				c.Repositories[name], c.Elsewhere[name] = r.repository(path, value)
+			})
 		case "sources":
 			r.table(path, value, func(path []string, label string, value any) {
 				c.Sources = append(c.Sources, r.source(path, label, value))
@@ -193,6 +195,12 @@ func (r *reader) names(c *Config) {
 	for name, j := range c.Jobs {
 		path := []string{"jobs", name}
 		repository(path, j.Repository)
+		for _, step := range j.Steps {
+			r.step(below(path, "steps"), c, j, step)
+		}
+		if where := j.Commands["copy"]["to-repo"]; where != nil {
+			r.bad(slices.Concat(path, []string{"copy", "to-repo"}), "the step says where to: \"copy@NAME\"")
+		}
 		for _, label := range j.Sources {
 			if _, ok := c.Source(label); !ok {
 				r.bad(below(path, "sources"), "there is no [sources.%s]", label)

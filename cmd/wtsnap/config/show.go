@@ -25,7 +25,11 @@ func (c *Config) Redacted(place func(string) string) map[string]any {
 		return t
 	}
 	for name, v := range c.Repositories {
-		table("repositories")[name] = values(v, place)
+		t := values(v, place)
+		for command, v := range c.Elsewhere[name] {
+			t[command] = values(v, place)
+		}
+		table("repositories")[name] = t
 	}
 	for i := range c.Sources {
 		s := &c.Sources[i]

@@ -9,7 +9,52 @@ import (
 )
 
 // Steps are what a job can do, in the order in which it makes sense.
-var Steps = []string{"backup", "forget", "prune", "check", "drill", "status"}
+var Steps = []string{"backup", "copy", "forget", "prune", "check", "drill", "status"}
+
+// ElsewhereSteps are those of them that a job can do in another repository than its own.
+var ElsewhereSteps = []string{"forget", "prune", "check", "drill", "status"}
+
+// repository reads a further repository: global flags, and tables of the flags of commands there.
+func (r *reader) repository(path []string, value any) (globals Values, commands map[string]Values) {
+	globals, commands = Values{}, map[string]Values{}
+	r.table(path, value, func(path []string, key string, value any) {
+		if f, ok := r.v.Globals[key]; ok {
+			r.flag(path, key, f, value, globals)
+			return
+		}
+		if flags, ok := r.v.Commands[key]; ok && slices.Contains(ElsewhereSteps, key) {
+			commands[key] = r.flags(path, value, flags)
+			return
+		}
+		known := slices.Clone(ElsewhereSteps)
+		for name := range r.v.Globals {
+			known = append(known, name)
+		}
+		r.unknown(path, key, known)
+	})
+	return globals, commands
+}
+
+// step says what is wrong with a step of a job.
+func (r *reader) step(path []string, c *Config, j *Job, step string) {
+	command, where := SplitStep(step)
+	_, there := c.Repositories[where]
+	switch {
+	case !slices.Contains(Steps, command):
+		r.bad(path, "there is no step %q; there are %s", step, strings.Join(Steps, ", "))
+	case command == "copy" && where == "":
+		r.bad(path, "the step \"copy\" does not say where to: write \"copy@NAME\" for [repositories.NAME]")
+	case !strings.Contains(step, "@"):
+	case command != "copy" && !slices.Contains(ElsewhereSteps, command):
+		r.bad(path, "%q: a job saves into its own repository; \"copy@%s\" copies what it saved", step, where)
+	case !there:
+		r.bad(path, "%q: there is no [repositories.%s]", step, where)
+	case where == j.Repository && command == "copy":
+		r.bad(path, "%q: this is the job's own repository", step)
+	case where == j.Repository:
+		r.bad(path, "%q: this is the job's own repository: write %q", step, command)
+	}
+}
 
 func (r *reader) source(path []string, label string, value any) Source {
 	s := Source{Label: label, Values: Values{}}
@@ -65,11 +110,6 @@ func (r *reader) job(path []string, name string, value any) *Job {
 		switch key {
 		case "steps":
 			j.Steps = r.texts(path, value)
-			for _, step := range j.Steps {
-				if !slices.Contains(Steps, step) {
-					r.bad(path, "there is no step %q; there are %s", step, strings.Join(Steps, ", "))
-				}
-			}
 		case "schedule":
 			j.Schedule = r.text(path, value)
 			if _, err := schedule.Parse(j.Schedule); err != nil {

@@ -200,40 +200,53 @@ func (r *runner) unwise(ctx context.Context, name string) string {
 	if ctx.Err() != nil {
 		return context.Cause(ctx).Error()
 	}
-	if (name == "forget" || name == "prune") && r.damaged() {
+	command, where := config.SplitStep(name)
+	givesUp := command == "forget" || command == "prune"
+	if givesUp && r.damaged() {
 		return "nothing is given up while there is damage: the last run found some, and no check has been without since"
 	}
 	for _, s := range r.r.Steps {
+		did, there := config.SplitStep(s.Name)
 		switch s.Exit {
-		case exitCredentials, exitNoRepo, exitPassword:
-			return "the repository cannot be used"
+		case exitCredentials, exitNoRepo, exitPassword: // of a copy, those of the repository that it copies to
+			if there == where || command == "copy" && there == "" {
+				return "the repository cannot be used"
+			}
 		case exitInterrupted:
 			return "interrupted"
 		}
 		// While a backup is in doubt, nothing older is given up.
-		if s.Name == "backup" && s.Status == Failed && (name == "forget" || name == "prune") {
+		switch {
+		case !givesUp:
+		case did == "backup" && s.Status == Failed:
 			return "nothing is given up while the backup fails"
-		}
-		if s.Name == "forget" && s.Exit == exitGuard && name == "prune" {
-			return "nothing is given up while retention is held"
-		}
-		if s.Exit == exitDamage && (name == "forget" || name == "prune") {
+		case s.Exit == exitDamage: // in whichever repository: the other one may be what heals it
 			return "nothing is given up while there is damage"
+		case did == "copy" && there == where && s.Status == Failed:
+			return "nothing is given up there while the copy fails"
+		case did == "forget" && there == where && s.Exit == exitGuard && command == "prune":
+			return "nothing is given up while retention is held"
 		}
 	}
 	return ""
 }
 
-// damaged reports whether the last run found damage, and no check of this one has been without.
+// damaged reports whether the last run found damage, and no check of the same repository has been without in this one. What a
+// copy found is gone when a copy to the same place has been without.
 func (r *runner) damaged() bool {
 	if r.Before == nil {
 		return false
 	}
-	was := func(s Step) bool { return s.Exit == exitDamage }
-	if !slices.ContainsFunc(r.Before.Steps, was) {
-		return false
-	}
-	return !slices.ContainsFunc(r.r.Steps, func(s Step) bool { return s.Name == "check" && s.Exit == exitOK })
+	return slices.ContainsFunc(r.Before.Steps, func(s Step) bool {
+		proof := s.Name
+		if did, there := config.SplitStep(s.Name); did != "copy" {
+			proof = "check"
+			if there != "" {
+				proof += "@" + there
+			}
+		}
+		return s.Exit == exitDamage && !slices.ContainsFunc(r.r.Steps, func(s Step) bool { return s.Name == proof && s.Exit == exitOK })
+	})
 }
 
 func (r *Report) worst() Status {

@@ -84,7 +84,7 @@ func (t *Restorer) RestoreTo(ctx context.Context, r *repo.Repository, o snapshot
 
 // restore is one call of RestoreTo.
 //
-// Memory: for each collection at work, four batches of insertBytes or of one longer document, what the driver makes of one,
+// Memory: for each collection at work, three batches of insertBytes or of one longer document, what the driver makes of one,
 // what the server sent of the same documents, and what Documents and, where there is an oplog, the fold need.
 type restore struct {
 	*Restorer

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	insertBytes     = 3 << 20
+	insertBytes     = 2 << 20
 	insertDocuments = 20_000   // a server takes 100,000
 	lookupBatch     = 1_000    // documents that are looked up at once
 	serverDocument  = 16 << 20 // bytes of a document that a server takes

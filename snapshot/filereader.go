@@ -10,11 +10,8 @@ import (
 	"github.com/whole-tale/wtsnap/repo"
 )
 
-// fileBatch is how much of a file is read at a time, in bytes; a part may go beyond.
+// fileBatch is how much of a file is read at a time, in bytes; a single part may be longer.
 const fileBatch = 4 << 20
-
-// freeParts is how many parts' memory is kept for later ones, which are of about the same size.
-const freeParts = 64
 
 // maxSteps bounds a batch of many holes and small parts.
 const maxSteps = 1024
@@ -23,30 +20,34 @@ const maxSteps = 1024
 // the backend work at the same time. Missing or damaged data end it with the *repo.DamageError, after all bytes that come
 // before them; the error names the file. It is for one goroutine, and must be closed.
 //
-// Memory: three batches of 4 MiB, less for smaller files, and what repo.ReadBlobs needs for its workers.
+// Memory: two batches of 4 MiB, less for smaller files, and what repo.ReadBlobs needs for its workers.
 type FileReader struct {
 	path    string
 	cancel  context.CancelFunc
-	batches chan *fileData
-	free    chan []byte // memory of parts that were read to their end
+	batches chan fileBytes
+	free    chan []byte // memory of a batch that was read to its end
 	ended   error       // why there are no more batches; set before the channel is closed
-	cur     fileData
+	now     fileBytes   // what is read: the first of its steps
 	err     error
+}
+
+// A fileBytes is a batch: what is to be read, in order, and the memory that it is in.
+type fileBytes struct {
+	steps  []fileData
+	memory []byte
 }
 
 // A fileData is some bytes of a file, or an error in their place.
 type fileData struct {
-	next  *fileData // of the same batch
-	zeros int64     // of a hole, before data
+	zeros int64 // of a hole, before data
 	data  []byte
-	whole []byte // what data was before any of it was read
 	err   error
 }
 
 // OpenFile returns a reader of n's content from the byte at offset from on. path is for messages. r's index is loaded.
 func OpenFile(ctx context.Context, r *repo.Repository, n *Node, path string, from int64) *FileReader {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &FileReader{path: path, cancel: cancel, batches: make(chan *fileData, 1), free: make(chan []byte, freeParts)}
+	f := &FileReader{path: path, cancel: cancel, batches: make(chan fileBytes), free: make(chan []byte, 1)}
 	if !n.IsFile() {
 		f.err = fmt.Errorf("reading %q: it is a %v, which has no content", path, n.Type)
 		close(f.batches)
@@ -60,76 +61,63 @@ func OpenFile(ctx context.Context, r *repo.Repository, n *Node, path string, fro
 	return f
 }
 
-// fetch reads batch after batch.
+// fetch reads batch after batch. The next one is read while the last one is used.
 func (f *FileReader) fetch(ctx context.Context, r *repo.Repository, n *Node, from int64) {
-	var steps []*fileData
+	var b fileBytes
 	var ids []chunk.ID
 	var at []int // of ids: the step that each is the data of
-	size := int64(0)
 	send := func() bool {
-		if len(steps) == 0 {
+		if len(b.steps) == 0 {
 			return true
 		}
-		if err := readSteps(ctx, r, ids, func(i int) *fileData { return steps[at[i]] }); err != nil {
-			steps = []*fileData{{err: err}}
-		}
-		for i := range steps[1:] {
-			steps[i].next = steps[i+1]
+		if err := readSteps(ctx, r, ids, func(i int) *fileData { return &b.steps[at[i]] }); err != nil {
+			b.steps = []fileData{{err: err}}
 		}
 		select {
-		case f.batches <- steps[0]:
+		case f.batches <- b:
 		case <-ctx.Done():
 			return false
 		}
-		steps, ids, at, size = nil, nil, nil, 0
+		b, ids, at = fileBytes{}, ids[:0], at[:0]
 		return true
 	}
 	for p, err := range n.Parts(ctx, TreeLoader(r), from) {
 		if err != nil {
-			steps = append(steps, &fileData{err: errTree(err)})
+			b.steps = append(b.steps, fileData{err: errTree(err)})
 			break
 		}
-		if len(steps) >= maxSteps && !send() {
+		skip := max(from-p.Offset, 0)
+		length := p.Len() - skip
+		full := len(b.steps) >= maxSteps || !p.IsHole() && b.memory != nil && length > int64(cap(b.memory)-len(b.memory))
+		if full && !send() {
 			return
 		}
-		skip := max(from-p.Offset, 0)
 		if p.IsHole() {
-			steps = append(steps, &fileData{zeros: p.HoleSize - skip})
+			b.steps = append(b.steps, fileData{zeros: length})
 			continue
 		}
-		// data says which bytes of the blob are wanted, until they are there.
-		at, ids = append(at, len(steps)), append(ids, p.ID)
-		data := f.memory(int64(p.Size) - skip)
-		steps = append(steps, &fileData{data: data, whole: data})
-		if size += int64(p.Size); size >= fileBatch && !send() {
-			return
+		if b.memory == nil {
+			b.memory = f.room(max(length, min(n.Size-p.Offset, fileBatch)))
 		}
+		// data says which bytes of the blob are wanted, until they are there.
+		start := len(b.memory)
+		b.memory = b.memory[:start+int(length)]
+		at, ids = append(at, len(b.steps)), append(ids, p.ID)
+		b.steps = append(b.steps, fileData{data: b.memory[start:]})
 	}
 	send()
 }
 
-// memory returns n bytes of any content.
-func (f *FileReader) memory(n int64) []byte {
+// room returns memory for n bytes, none of which is in use.
+func (f *FileReader) room(n int64) []byte {
 	select {
 	case b := <-f.free:
 		if int64(cap(b)) >= n {
-			return b[:n]
+			return b[:0]
 		}
 	default:
 	}
-	return make([]byte, n)
-}
-
-// release gives the memory of what is read now back.
-func (f *FileReader) release() {
-	if cap(f.cur.whole) == 0 {
-		return
-	}
-	select {
-	case f.free <- f.cur.whole:
-	default:
-	}
-	f.cur.whole = nil
+	return make([]byte, 0, n)
 }
 
 // readSteps fills in the data of steps.
@@ -163,34 +151,44 @@ func (f *FileReader) Read(p []byte) (int, error) {
 		return 0, nil
 	}
 	for f.err == nil {
-		switch {
-		case f.cur.err != nil:
-			f.err = fmt.Errorf("reading %q: %w", f.path, f.cur.err)
-		case f.cur.zeros > 0:
-			n := int(min(f.cur.zeros, int64(len(p))))
+		if len(f.now.steps) == 0 {
+			f.nextBatch()
+			continue
+		}
+		switch cur := &f.now.steps[0]; {
+		case cur.err != nil:
+			f.err = fmt.Errorf("reading %q: %w", f.path, cur.err)
+		case cur.zeros > 0:
+			n := int(min(cur.zeros, int64(len(p))))
 			clear(p[:n])
-			f.cur.zeros -= int64(n)
+			cur.zeros -= int64(n)
 			return n, nil
-		case len(f.cur.data) > 0:
-			n := copy(p, f.cur.data)
-			f.cur.data = f.cur.data[n:]
+		case len(cur.data) > 0:
+			n := copy(p, cur.data)
+			cur.data = cur.data[n:]
 			return n, nil
-		case f.cur.next != nil:
-			f.release()
-			f.cur = *f.cur.next
 		default:
-			f.release()
-			b, ok := <-f.batches
-			if !ok {
-				if f.err = io.EOF; f.ended != nil {
-					f.err = f.ended
-				}
-				break
-			}
-			f.cur = *b
+			f.now.steps = f.now.steps[1:]
 		}
 	}
 	return 0, f.err
+}
+
+// nextBatch takes the next batch, and gives the memory of the last one back.
+func (f *FileReader) nextBatch() {
+	if f.now.memory != nil {
+		select {
+		case f.free <- f.now.memory:
+		default:
+		}
+	}
+	var ok bool
+	if f.now, ok = <-f.batches; ok {
+		return
+	}
+	if f.err = io.EOF; f.ended != nil {
+		f.err = f.ended
+	}
 }
 
 // Close ends the reading ahead, and waits for it.

@@ -6,7 +6,7 @@
 // changes, and may be cached by the kernel for as long as it likes.
 //
 // Nothing is written, neither to the repository nor to this machine's disk. Memory: a node for each entry that the kernel
-// remembers, blobCacheBytes of content, and per open file that is read in order the three batches of snapshot.FileReader.
+// remembers, blobCacheBytes of content, and per open file that is read in order the two batches of snapshot.FileReader.
 package mount
 
 import (

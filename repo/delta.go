@@ -25,45 +25,64 @@ const (
 	deltaDecode = 64
 )
 
-// putDelta stores data as a delta against the bases. It reports false where that does not pay, where the bases can't be
-// had, and where a reader would have to read too much.
-func (w *Writer) putDelta(ctx context.Context, p *part, blob index.Blob, data []byte, h *Hint) (bool, error) {
-	ids := h.Bases
-	if len(ids) == 0 || len(data) < minDelta || w.s.o.Delta == DeltaOff || w.s.o.Level == chunk.LevelNone {
-		return false, nil
+// delta is what a blob has in common with others.
+type delta struct {
+	encoding chunk.Encoding // Raw: it is to be stored whole
+	stored   []byte         // where the encoding is ZstdDelta; a patch is in the writer
+	bases    *deltaBases
+	size     int
+	leaves   int // bytes of the blob that are in none of the bases
+}
+
+// delta looks for data in what the hint names. It finds nothing where that does not pay, where the bases can't be had, and
+// where a reader would have to read too much. w.mu is held.
+func (w *Writer) delta(ctx context.Context, data []byte, h *Hint) delta {
+	if len(h.Bases) == 0 || len(data) < minDelta || w.s.o.Delta == DeltaOff || w.s.o.Level == chunk.LevelNone {
+		return delta{}
 	}
 	// Where delta after delta did not pay (a file of noise that was replaced), most are not tried: reading
 	// the bases and looking for what is not there costs more than storing the blob.
 	if w.misses >= deltaTries {
 		if w.skipped++; w.skipped%deltaTries != 0 {
-			return false, nil
+			return delta{}
 		}
 	}
-	b := w.findBases(ctx, ids)
+	b := w.findBases(ctx, h.Bases)
 	if len(b.keys) == 0 {
-		return false, nil
+		return delta{}
 	}
 	w.misses++
-	encoding, stored := w.encodeDelta(data, b)
-	if encoding == chunk.Raw {
+	if len(h.Spare) > 0 {
+		w.addSpare(ctx, b, data, h.Spare)
+		w.base = b.plain
+	}
+	d := delta{bases: b, size: len(data)}
+	d.encoding, d.stored, d.leaves = w.encodeDelta(data, b)
+	return d
+}
+
+// putDelta stores a blob as a delta. It reports false where there is none. w.mu is held.
+func (w *Writer) putDelta(ctx context.Context, p *part, blob index.Blob, d delta, keep bool) (bool, error) {
+	if d.encoding == chunk.Raw {
 		return false, nil
 	}
-	if slices.ContainsFunc(b.keys, func(key index.Key) bool { return !w.s.useKey(key) }) { // condemned since
+	if slices.ContainsFunc(d.bases.keys, func(key index.Key) bool { return !w.s.useKey(key) }) { // condemned since
 		return false, nil
 	}
 	w.misses, w.skipped = 0, 0
 	w.s.stats.delta.Add(1)
-	if encoding == chunk.ZstdDelta {
-		return true, w.addEncoded(ctx, p.shelf, index.Frame{Encoding: encoding, Bases: b.keys, Blobs: []index.Blob{blob}}, stored, h.Keep)
+	if d.encoding == chunk.ZstdDelta {
+		return true, w.addEncoded(ctx, p.shelf, index.Frame{Encoding: d.encoding, Bases: d.bases.keys, Blobs: []index.Blob{blob}}, d.stored, keep)
 	}
 	src, base := w.patch.Anchor()
-	w.ended = b.ending(len(data)-src, base)
-	return true, p.patches.add(ctx, w, &w.patch, blob, b, h.Keep)
+	w.ended = d.bases.ending(d.size-src, base)
+	return true, p.patches.add(ctx, w, &w.patch, blob, d.bases, keep)
 }
 
 // encodeDelta makes data a patch, in w.patch, or returns it as a delta of zstd where that is much smaller: where data and
-// base differ every few bytes. Where neither pays it returns Raw. What it returns or makes was decoded again.
-func (w *Writer) encodeDelta(data []byte, b *deltaBases) (encoding chunk.Encoding, stored []byte) {
+// base differ every few bytes. Where neither pays it returns Raw. What it returns or makes was decoded again. leaves is how
+// many bytes of data were not found in the bases.
+func (w *Writer) encodeDelta(data []byte, b *deltaBases) (encoding chunk.Encoding, stored []byte, leaves int) {
 	codec, patch := w.s.codec, &w.patch
 	patch.Reset()
 	ops, literals := patch.Add(data, b.plain)
@@ -71,7 +90,7 @@ func (w *Writer) encodeDelta(data []byte, b *deltaBases) (encoding chunk.Encodin
 		patch.Reset()
 		ops, literals = patch.Add(data, b.plain)
 	}
-	base := b.plain
+	base, leaves := b.plain, len(literals)
 	if cost := ops + len(literals); cost > len(data)/16 { // not so little that there is no question
 		w.check, _ = codec.Encode(w.check[:0], literals)
 		cost = ops + len(w.check)
@@ -85,20 +104,20 @@ func (w *Writer) encodeDelta(data []byte, b *deltaBases) (encoding chunk.Encodin
 		}
 		w.check, _ = codec.Encode(w.check[:0], data)
 		if whole := len(w.check); cost+frameCost > whole-whole/8 {
-			return chunk.Raw, nil
+			return chunk.Raw, nil, leaves
 		}
 		if ok {
 			var err error
 			if w.check, err = codec.Decode(w.check[:0], w.stored, chunk.ZstdDelta, base, len(data)); err != nil || !bytes.Equal(w.check, data) {
-				return chunk.Raw, nil
+				return chunk.Raw, nil, leaves
 			}
-			return chunk.ZstdDelta, w.stored
+			return chunk.ZstdDelta, w.stored, min(leaves, len(w.stored))
 		}
 	}
 	if !patch.Verify(data, base) {
-		return chunk.Raw, nil
+		return chunk.Raw, nil, leaves
 	}
-	return chunk.Patched, nil
+	return chunk.Patched, nil, leaves
 }
 
 // deltaBases are the bases of a delta.
@@ -108,6 +127,8 @@ type deltaBases struct {
 	ends   []int  // in plain
 	plain  []byte // end to end
 	region region // where the first one's whole blob lies
+
+	regions []region // the same of each
 }
 
 // trim drops the bases of which nothing was used, in front and behind, and reports whether there were any.
@@ -127,7 +148,8 @@ func (b *deltaBases) trim(from, to int) bool {
 		skip = b.ends[first-1]
 	}
 	b.plain = b.plain[skip:b.ends[last]]
-	b.keys, b.ids, b.ends = b.keys[first:last+1], b.ids[first:last+1], b.ends[first:last+1]
+	b.keys, b.ids, b.ends, b.regions = b.keys[first:last+1], b.ids[first:last+1], b.ends[first:last+1], b.regions[first:last+1]
+	b.region = b.regions[0]
 	for i := range b.ends {
 		b.ends[i] -= skip
 	}
@@ -169,30 +191,99 @@ func (w *Writer) findBases(ctx context.Context, ids []chunk.ID) *deltaBases {
 			continue
 		}
 		c := w.s.chain(loc)
-		deep := w.s.depth(index.KeyOf(id)) >= regionOf(c.root).depth(c.root.PackID)
-		switch {
-		case w.s.ends.long(&c, deep):
+		deep := w.s.deep(id, &c)
+		if w.s.ends.long(&c, deep) {
 			return &deltaBases{} // a whole blob, for restores to be as fast as they were
-		case deep:
-			loc = c.root
 		}
-		key, _ := w.s.index.At(loc.Ordinal)
-		if slices.Contains(b.keys, key) || len(b.plain)+int(loc.Size) > maxBase || w.s.index.Pack(loc.Pack).Condemned ||
-			!w.s.r.stage.afford(ctx, w.s.index, loc, w.s.o.Delta) {
-			continue
-		}
-		plain, err := w.s.r.nearby(ctx, w.s.index, loc, b.plain)
-		if err != nil {
-			continue // the blob is stored whole; a check finds what is wrong with the base
-		}
-		b.plain = plain
-		b.ids, b.ends = append(b.ids, id), append(b.ends, len(plain))
-		if b.keys = append(b.keys, key); len(b.keys) == 1 {
-			b.region = regionOf(c.root)
-		}
+		w.readBase(ctx, b, id, loc, &c, deep, w.s.o.Delta)
 	}
 	w.base = b.plain
+	if len(b.keys) > 0 {
+		b.region = b.regions[0]
+	}
 	return b
+}
+
+// deep reports whether a chain of deltas is so long that the next one is made against the whole blob at its end.
+func (s *Session) deep(id chunk.ID, c *chain) bool {
+	return s.depth(index.KeyOf(id)) >= regionOf(c.root).depth(c.root.PackID)
+}
+
+// readBase appends a blob to the bases, or where its chain is deep the whole one at the chain's end. It reports false where
+// it cannot be had, or not for what it saves, and where it is one of them already.
+func (w *Writer) readBase(ctx context.Context, b *deltaBases, id chunk.ID, loc index.Location, c *chain, deep bool, mode DeltaMode) bool {
+	if deep {
+		loc = c.root
+	}
+	key, _ := w.s.index.At(loc.Ordinal)
+	if slices.Contains(b.keys, key) || len(b.plain)+int(loc.Size) > maxBase || w.s.index.Pack(loc.Pack).Condemned ||
+		!w.s.r.stage.afford(ctx, w.s.index, loc, mode) {
+		return false
+	}
+	plain, err := w.s.r.nearby(ctx, w.s.index, loc, b.plain)
+	if err != nil {
+		return false // the blob is stored without it; a check finds what is wrong with the base
+	}
+	b.plain = plain
+	b.keys, b.ids, b.ends, b.regions = append(b.keys, key), append(b.ids, id), append(b.ends, len(plain)), append(b.regions, regionOf(c.root))
+	return true
+}
+
+// drop takes the last base away.
+func (b *deltaBases) drop() {
+	n := len(b.keys) - 1
+	b.keys, b.ids, b.ends, b.regions = b.keys[:n], b.ids[:n], b.ends[:n], b.regions[:n]
+	b.plain = b.plain[:b.ends[n-1]]
+}
+
+const (
+	// muchLeft is how many bytes of a blob that are in none of its bases are worth a look elsewhere, and spareGain how
+	// many must be found there for another base: a reader reads it for them.
+	muchLeft  = 16 << 10
+	spareGain = 8 << 10
+	// spareRead is how many must be left for a spare blob to be read from a backend.
+	spareRead = 128 << 10
+	// spareTries is how many spare blobs are looked at for one, and spareBases how many become its bases at most.
+	spareTries = 8
+	spareBases = 2
+)
+
+// addSpare appends those of the spare blobs to the bases that have most of what data does not have in common with them.
+func (w *Writer) addSpare(ctx context.Context, b *deltaBases, data []byte, spare []chunk.ID) {
+	spare = spare[:min(len(spare), spareTries)]
+	for range spareBases {
+		w.patch.Reset()
+		_, literals := w.patch.Add(data, b.plain)
+		left, mode := slices.Clone(literals), w.s.o.Delta
+		if !w.s.r.stage.near && len(left) < spareRead {
+			mode = DeltaCache
+		}
+		best, least := chunk.ID{}, len(left)-spareGain
+		for _, id := range spare {
+			if len(left) < muchLeft || !w.addBase(ctx, b, id, mode) {
+				continue
+			}
+			w.patch.Reset()
+			if _, literals = w.patch.Add(left, b.plain[b.ends[len(b.ends)-2]:]); len(literals) <= least {
+				best, least = id, len(literals)
+			}
+			b.drop()
+		}
+		if best.IsZero() || !w.addBase(ctx, b, best, mode) {
+			return
+		}
+	}
+}
+
+// addBase is readBase for a blob that need not be a base: none whose chain is to end.
+func (w *Writer) addBase(ctx context.Context, b *deltaBases, id chunk.ID, mode DeltaMode) bool {
+	loc, ok := w.s.index.Lookup(index.KeyOf(id))
+	if !ok {
+		return false
+	}
+	c := w.s.chain(loc)
+	deep := w.s.deep(id, &c)
+	return !w.s.ends.due(&c, deep) && w.readBase(ctx, b, id, loc, &c, deep, mode)
 }
 
 // chain is what lies between a blob and a whole one, along the first bases.

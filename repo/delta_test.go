@@ -62,7 +62,7 @@ type pastNight struct {
 }
 
 // backupOver stores blobs with those of old, which may be nil, as their bases: each with the one at its place and the one
-// behind it.
+// behind it, and those of which that leaves much once more, with all of old.
 func backupOver(ctx context.Context, r *Repository, old *pastNight, blobs [][]byte, o SessionOptions) (n *pastNight, st SessionStats, err error) {
 	s, err := r.Begin(ctx, o)
 	if err != nil {
@@ -74,16 +74,26 @@ func backupOver(ctx context.Context, r *Repository, old *pastNight, blobs [][]by
 	}()
 	w := s.Writer()
 	n = &pastNight{content: content{blobs}}
+	var late []int
+	var hints []Hint
 	for i, b := range blobs {
-		var bases []chunk.ID
+		h := Hint{PutOff: old != nil}
 		if old != nil && i < len(old.ids) {
-			bases = old.ids[i:min(i+1+i%2, len(old.ids))]
+			h.Bases = old.ids[i:min(i+1+i%2, len(old.ids))]
 		}
-		id, _, err := w.PutDelta(ctx, index.Data, b, bases)
+		id, _, err := w.PutHinted(ctx, index.Data, b, h)
 		if err != nil {
 			return nil, st, err
 		}
+		if w.PutOff() {
+			late, hints = append(late, i), append(hints, Hint{Bases: h.Bases, Spare: old.ids})
+		}
 		n.ids = append(n.ids, id)
+	}
+	for i, at := range late {
+		if _, _, err := w.PutHinted(ctx, index.Data, blobs[at], hints[i]); err != nil {
+			return nil, st, err
+		}
 	}
 	var bases []chunk.ID
 	if old != nil {
@@ -468,7 +478,12 @@ func (p *pair) step(rt *rapid.T) error {
 				blobs[i] = edited(blobs[i], seed)
 			case seed < 32:
 				blobs[i] = blurred(blobs[i], seed)
-			case seed == 32:
+			case seed < 36:
+				from := blobs[(i+1)%len(blobs)]
+				at, n := len(blobs[i])/int(seed-30), min(len(from), 25_000)
+				blobs[i] = slices.Concat(blobs[i][:at], from[len(from)-n:], blobs[i][at:])
+				blobs[i] = blobs[i][:min(len(blobs[i]), 200_000)]
+			case seed == 36:
 				blobs[i] = word(strings.Repeat("f", i+1), 30_000)
 			}
 		}

@@ -51,21 +51,35 @@ type chainEnds struct {
 // enough for the others. Where a chain is so deep that a delta can only be made against the whole blob, which costs as much as all
 // the nights since, a quarter of the whole is too much for that.
 func (e *chainEnds) long(c *chain, deep bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	long, over := e.check(c, deep)
+	if over {
+		if e.regions == nil {
+			e.regions = map[region]bool{}
+		}
+		e.regions[regionOf(c.root)] = true
+	}
+	return long
+}
+
+// due is long for a blob that need not be a base: it ends nothing.
+func (e *chainEnds) due(c *chain, deep bool) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	long, _ := e.check(c, deep)
+	return long
+}
+
+// check also reports whether a chain is over its limit, and not only too deep. e.mu is held.
+func (e *chainEnds) check(c *chain, deep bool) (long, over bool) {
 	root := share(c.root)
 	whole := max(root, root*c.size/int64(c.root.Size+1))
 	excess := (root + c.bytes - whole) * 1024
 	g := regionOf(c.root)
 	limit := whole * g.limit(c.root.PackID)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if excess <= limit && !(e.regions[g] && excess > limit*3/4) {
-		return deep && excess > whole*1024/4
-	}
-	if e.regions == nil {
-		e.regions = map[region]bool{}
-	}
-	e.regions[g] = true
-	return true
+	over = excess > limit || e.regions[g] && excess > limit*3/4
+	return over || deep && excess > whole*1024/4, over
 }
 
 // patchFrame is a frame of patches that is filling.

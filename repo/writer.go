@@ -32,6 +32,7 @@ type Writer struct {
 	patch           chunk.PatchWriter // scratch: the delta
 	misses, skipped int               // deltas since the last one that paid: those that were tried, and not
 	ended           ending            // of the blob that was put last
+	putOff          bool              // it was put off
 	sealed          []byte            // scratch: the sealed frame
 	ad              []byte            // scratch: what it is bound to
 }
@@ -50,6 +51,11 @@ type part struct {
 type Hint struct {
 	// Bases are the blobs that it probably resembles: what was at its place before.
 	Bases []chunk.ID
+	// Spare are blobs that may hold what Bases do not. They are read from a backend only for much of it.
+	Spare []chunk.ID
+	// PutOff says that the blob will be put once more, with Spare: where a delta against Bases leaves much, nothing is
+	// stored for now.
+	PutOff bool
 	// Keep says that it may well be such a base the next time, so that it is worth a place in the local cache.
 	Keep bool
 	// Like knows what the blobs of the same stream are like, so that compression takes no time that it is not worth; or nil.
@@ -76,6 +82,9 @@ func (w *Writer) PutHinted(ctx context.Context, kind index.Kind, data []byte, h 
 	}
 	id = s.r.keys.hasher.Sum(data)
 	s.stats.processed.Add(int64(len(data)))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended, w.putOff = ending{}, false
 	if s.Use(id) {
 		s.stats.reused.Add(1)
 		s.r.stage.unneeded(h.Bases)
@@ -84,16 +93,18 @@ func (w *Writer) PutHinted(ctx context.Context, kind index.Kind, data []byte, h 
 	if err := s.failed(); err != nil {
 		return id, false, err
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ended = ending{}
+	d := w.delta(ctx, data, &h)
+	if h.PutOff && d.leaves >= muchLeft {
+		w.putOff = true // and not claimed: others may store it
+		return id, false, nil
+	}
 	if !s.claim(index.KeyOf(id), len(data)) {
 		return id, false, nil
 	}
 	p := w.part(kind)
 	h.Keep = h.Keep && kind == index.Data && s.o.Delta != DeltaOff
 	blob := index.Blob{Key: index.KeyOf(id), Size: uint32(len(data))}
-	done, err := w.putDelta(ctx, p, blob, data, &h)
+	done, err := w.putDelta(ctx, p, blob, d, h.Keep)
 	if !done && err == nil {
 		err = w.putWhole(ctx, p, blob, data, &h)
 	}
@@ -101,6 +112,13 @@ func (w *Writer) PutHinted(ctx context.Context, kind index.Kind, data []byte, h 
 		return id, false, s.fail(err)
 	}
 	return id, true, nil
+}
+
+// PutOff reports whether the blob that was put last was not stored, as its Hint asked for.
+func (w *Writer) PutOff() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.putOff
 }
 
 // claim reports whether the caller is the first to store a blob that the repository does not have.

@@ -23,6 +23,8 @@ type aligner struct {
 	old    partCursor
 	window []PlacedPart
 	at     map[chunk.ID]int64 // end of a part of the window
+	met    map[chunk.ID]bool  // of the window, in the new version too
+	lost   []chunk.ID         // behind the window, and not in the new version; some
 	pos    int64              // in the old version, of what the next new chunk begins with
 	off    int64              // the same place in the new version
 	exact  int64              // in the new version: up to there a chunk that both have says where it is
@@ -49,10 +51,11 @@ const (
 	alignSnap  = 64 << 10 // bytes; less than half of the least distance of two cuts
 	alignNear  = 16 << 10 // the same where deltas tell: many more bytes than one chunk mostly gains or loses
 	alignBases = 4        // most chunks that are named for one
+	alignLost  = 16       // most chunks that are remembered as not in the new version
 )
 
 func newAligner(b *backup, old *Node) *aligner {
-	return &aligner{b: b, old: newPartCursor(b.load, old), at: map[chunk.ID]int64{}}
+	return &aligner{b: b, old: newPartCursor(b.load, old), at: map[chunk.ID]int64{}, met: map[chunk.ID]bool{}}
 }
 
 // fill moves the window along.
@@ -62,8 +65,11 @@ func (a *aligner) fill(ctx context.Context) {
 		i++
 	}
 	if drop := i - alignBack; drop > alignBack {
+		a.lost = a.appendLost(a.lost, a.window[:drop])
+		a.lost = a.lost[max(len(a.lost)-alignLost, 0):]
 		for _, p := range a.window[:drop] {
 			delete(a.at, p.ID)
+			delete(a.met, p.ID)
 		}
 		a.window, i = append(a.window[:0], a.window[drop:]...), i-drop
 	}
@@ -105,6 +111,27 @@ func (a *aligner) bases(ctx context.Context, n int) (ids []chunk.ID) {
 	return ids
 }
 
+// appendLost appends those of the parts that are not in the new version so far.
+func (a *aligner) appendLost(ids []chunk.ID, parts []PlacedPart) []chunk.ID {
+	for _, p := range parts {
+		if !p.IsHole() && !a.met[p.ID] {
+			ids = append(ids, p.ID)
+		}
+	}
+	return ids
+}
+
+// gone returns old chunks that are not in the new version, the last ones of those that it has come past; where it has ended,
+// of all that are near. What was moved from one place of the file to another was in one of them.
+func (a *aligner) gone(ended bool) []chunk.ID {
+	n := len(a.window)
+	if !ended {
+		n, _ = slices.BinarySearchFunc(a.window, a.pos, func(p PlacedPart, pos int64) int { return cmp.Compare(p.Offset+p.Len(), pos+1) })
+	}
+	ids := a.appendLost(slices.Clone(a.lost), a.window[:n])
+	return ids[max(len(ids)-alignLost, 0):]
+}
+
 // tell says where the delta of a chunk that ends at off of the new version ended in its bases. It may be called by any
 // goroutine.
 func (a *aligner) tell(off int64, base chunk.ID, rest int, ok bool) {
@@ -144,6 +171,7 @@ func (a *aligner) placed(ctx context.Context, id chunk.ID, n int) {
 	a.off += int64(n)
 	if end, ok := a.at[id]; ok {
 		a.pos, a.exact, a.sure = end, a.off, false
+		a.met[id] = true
 		return
 	}
 	end := a.pos + int64(n)

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
+	"slices"
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/repo"
@@ -202,14 +202,17 @@ func (k *backupWorker) storeSmall(ctx context.Context, c *content, data []byte, 
 		e.Length = min(e.Length, size-e.Offset)
 		for rest := data[:e.Length]; len(rest) > 0; {
 			n := k.split.Split(rest)
-			if err := c.store(ctx, k, rest[:n]); err != nil {
+			if err := c.store(ctx, k, rest[:n], true); err != nil {
 				return err
 			}
 			rest = rest[n:]
 		}
 		data = data[e.Length:]
 	}
-	return c.holeUpTo(size)
+	if err := c.holeUpTo(size); err != nil {
+		return err
+	}
+	return c.settle(k)
 }
 
 // stream reads and stores a file piece by piece.
@@ -231,7 +234,7 @@ func (k *backupWorker) stream(ctx context.Context, c *content, file *localfs.Fil
 				return err
 			}
 			k.o.Progress.Read.Add(int64(len(data)))
-			if err := c.store(ctx, k, data); err != nil {
+			if err := c.store(ctx, k, data, false); err != nil {
 				return err
 			}
 		}
@@ -249,6 +252,19 @@ type content struct {
 	align *aligner // nil: there is nothing to compare with
 	keep  bool     // it is likely to change again
 	off   int64
+
+	parts []Part      // from the first piece that was put off on
+	late  []latePiece // what was put off
+}
+
+// A latePiece is a piece of a file that has little in common with what was at its place. It is put once more when it is known
+// which old chunks are not in the new version: something may have been moved from there.
+type latePiece struct {
+	at    int // in the parts
+	part  Part
+	data  []byte
+	buf   *[]byte // that data lies in, where it is an assembly's
+	bases []chunk.ID
 }
 
 func newContent(b *backup, t *fileTask) *content {
@@ -262,9 +278,10 @@ func newContent(b *backup, t *fileTask) *content {
 	return c
 }
 
-// store puts a piece, in a worker.
-func (c *content) store(ctx context.Context, k *backupWorker, data []byte) error {
-	id, added, err := k.put(data, repo.Hint{Bases: c.align.bases(ctx, len(data)), Keep: c.keep})
+// store puts a piece, in a worker. Where the data stays as it is until settle is called, it may be put off until then.
+func (c *content) store(ctx context.Context, k *backupWorker, data []byte, stays bool) error {
+	h := repo.Hint{Bases: c.align.bases(ctx, len(data)), Keep: c.keep, PutOff: stays && c.align != nil}
+	id, added, err := k.put(data, h)
 	if err != nil {
 		return err
 	}
@@ -272,15 +289,58 @@ func (c *content) store(ctx context.Context, k *backupWorker, data []byte) error
 		c.tally.blob(data, c.align != nil)
 	}
 	c.align.placed(ctx, id, len(data))
+	part := Part{ID: id, Size: uint32(len(data))}
 	if c.align != nil {
 		base, rest, ok := k.ended()
 		c.align.tell(c.align.off, base, rest, ok)
+		if k.putOff() {
+			c.late = append(c.late, latePiece{at: len(c.parts), part: part, data: data, bases: h.Bases})
+		}
 	}
-	return c.add(Part{ID: id, Size: uint32(len(data))})
+	return c.add(part)
+}
+
+// settle puts what was put off.
+func (c *content) settle(k *backupWorker) error {
+	for i := range c.late {
+		if err := c.putLate(k, &c.late[i], c.align.gone(true), nil); err != nil {
+			return err
+		}
+	}
+	for _, p := range c.parts {
+		if err := c.list.Add(p); err != nil {
+			return err
+		}
+	}
+	c.parts, c.late = nil, nil
+	return nil
+}
+
+// putLate puts a piece for good, in a worker.
+func (c *content) putLate(k *backupWorker, l *latePiece, gone []chunk.ID, like *chunk.Effort) error {
+	_, added, err := k.put(l.data, repo.Hint{Bases: l.bases, Spare: without(gone, l.bases), Keep: c.keep, Like: like})
+	if added {
+		c.tally.blob(l.data, true)
+	}
+	return err
+}
+
+// without returns the ids that are not among others.
+func without(ids, others []chunk.ID) (rest []chunk.ID) {
+	for _, id := range ids {
+		if !slices.Contains(others, id) {
+			rest = append(rest, id)
+		}
+	}
+	return rest
 }
 
 func (c *content) add(p Part) error {
 	c.off += p.Len()
+	if len(c.late) > 0 {
+		c.parts = append(c.parts, p)
+		return nil
+	}
 	return c.list.Add(p)
 }
 
@@ -301,12 +361,15 @@ func (b *backup) readLarge(ctx context.Context, split *chunk.Splitter, t *fileTa
 	}
 	defer file.Close()
 	b.o.Progress.SetPath(t.path())
-	a := &assembly{b: b, content: newContent(b, t)}
+	a := &assembly{b: b, content: newContent(b, t), patient: true}
 	t.f.at(t.slot, &partialFile{a, Node{Name: t.name, Meta: m}})
 	var after localfs.Meta
 	extents, err := extentsOf(file, &m)
 	if err == nil {
 		err = a.read(ctx, split, file, extents, m.Size)
+	}
+	if err == nil {
+		err = a.settle(ctx, true)
 	}
 	if err == nil {
 		after, err = file.Meta()
@@ -323,6 +386,7 @@ func (b *backup) readLarge(ctx context.Context, split *chunk.Splitter, t *fileTa
 		}
 	}
 	a.wait()
+	a.abandon()
 	if ctx.Err() != nil {
 		return
 	}
@@ -359,174 +423,3 @@ func (b *backup) readOthers(ctx context.Context, split *chunk.Splitter, tasks []
 		tasks[i].f.release()
 	}
 }
-
-// An assembly puts the parts of a file in order that the workers store in any order. Not more of them wait than chunks
-// are on their way.
-type assembly struct {
-	b       *backup
-	content *content // its list is guarded by mu, the rest belongs to the reader
-	cut     int      // pieces so far
-	like    chunk.Effort
-
-	mu    sync.Mutex
-	ready map[int]Part // stored, but not the next
-	next  int          // to be added
-	then  func()       // what to do when all are
-	jobs  sync.WaitGroup
-
-	shows bool  // the progress has the parts, not only the whole file
-	shown int64 // bytes of parts
-}
-
-// read cuts a file and hands the pieces out.
-func (a *assembly) read(ctx context.Context, split *chunk.Splitter, r io.ReaderAt, extents []localfs.Extent, size int64) error {
-	for _, e := range extents {
-		a.holeUpTo(e.Offset)
-		split.Reset(io.NewSectionReader(r, e.Offset, e.Length))
-		if err := a.pieces(ctx, split); err != nil {
-			return err
-		}
-		if a.content.off < e.Offset+e.Length { // the file was cut
-			return nil
-		}
-	}
-	a.holeUpTo(size)
-	return nil
-}
-
-// pieces hands out what the splitter yields.
-func (a *assembly) pieces(ctx context.Context, split *chunk.Splitter) error {
-	b := a.b
-	for {
-		buf := b.buffers.Get().(*[]byte)
-		data, err := split.Next(*buf)
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			b.buffers.Put(buf)
-			if err == io.EOF {
-				return nil
-			}
-			return err
-		}
-		*buf = data
-		b.o.Progress.Read.Add(int64(len(data)))
-		if err := a.piece(ctx, buf); err != nil {
-			return err
-		}
-	}
-}
-
-// piece hands out one piece. It takes over buf.
-func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
-	b, data, i := a.b, *buf, a.cut
-	part := Part{Size: uint32(len(data))}
-	hint := repo.Hint{Bases: a.content.align.bases(ctx, len(data)), Keep: a.content.keep, Like: &a.like}
-	a.cut++
-	a.content.off += int64(len(data))
-	end := a.content.off
-	if a.content.align != nil {
-		// To stay aligned the id is needed now. Most pieces of an old file are known.
-		part.ID = b.r.Hasher().Sum(data)
-		a.content.align.placed(ctx, part.ID, len(data))
-		if b.s.Use(part.ID) {
-			b.buffers.Put(buf)
-			b.gate.RLock()
-			a.done(i, part)
-			b.gate.RUnlock()
-			a.content.align.known()
-			return nil
-		}
-		a.content.align.changed(ctx)
-	}
-	if err := b.flight.Acquire(ctx, 1); err != nil {
-		return err
-	}
-	a.jobs.Add(1)
-	sent := b.send(ctx, func(k *backupWorker) {
-		defer a.jobs.Done()
-		id, added, err := k.put(data, hint)
-		if added {
-			a.content.tally.blob(data, a.content.align != nil)
-		}
-		if base, rest, ok := k.ended(); len(hint.Bases) > 0 {
-			a.content.align.tell(end, base, rest, ok)
-		}
-		b.buffers.Put(buf)
-		b.flight.Release(1)
-		if err != nil {
-			return // the run has ended
-		}
-		part.ID = id
-		a.done(i, part)
-	})
-	if !sent {
-		a.jobs.Done()
-		b.flight.Release(1)
-		return ctx.Err()
-	}
-	return nil
-}
-
-func (a *assembly) holeUpTo(off int64) {
-	if off <= a.content.off {
-		return
-	}
-	hole := Part{HoleSize: off - a.content.off}
-	a.content.align.skip(hole.HoleSize)
-	a.content.off = off
-	a.cut++
-	a.b.gate.RLock()
-	a.done(a.cut-1, hole)
-	a.b.gate.RUnlock()
-}
-
-// done takes a part that is stored. The gate is held shared.
-func (a *assembly) done(i int, p Part) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.shows {
-		a.shown += p.Len()
-		a.b.o.Progress.Bytes.Add(p.Len())
-	}
-	if i != a.next {
-		if a.ready == nil {
-			a.ready = map[int]Part{}
-		}
-		a.ready[i] = p
-		return
-	}
-	for ok := true; ok; p, ok = a.ready[a.next] {
-		delete(a.ready, a.next)
-		if err := a.content.list.Add(p); err != nil {
-			a.b.fail(err)
-			return
-		}
-		a.next++
-	}
-	if a.then != nil && a.next == a.cut {
-		a.then()
-	}
-}
-
-// A partialFile is a large file that is being read. A checkpoint keeps what is stored of it, so that a prune does too.
-type partialFile struct {
-	a    *assembly
-	node Node
-}
-
-func (f *partialFile) partial(context.Context) (*Node, error) {
-	f.a.mu.Lock()
-	defer f.a.mu.Unlock()
-	c := f.a.content.list.Clone()
-	if c.size == 0 {
-		return nil, nil
-	}
-	n := f.node
-	n.Flags |= FlagPartial
-	return &n, c.Finish(&n)
-}
-
-// wait waits until all pieces that were handed out are stored, or the run has ended.
-func (a *assembly) wait() { a.jobs.Wait() }

@@ -33,7 +33,7 @@ import (
 // Memory: with W workers, R readers, C chunks on their way, U uploads, packs of P bytes (16 MiB) and chunks of at most M
 // bytes (1 MiB),
 //
-//	(4+U)*P + W*(2*M + a writer's 10*M) + (C+2*R)*M + 2*depth*windowLimit nodes + 16 bytes a file of the parent
+//	(4+U)*P + W*(2*M + a writer's 10*M) + (C+4*R)*M + 2*depth*windowLimit nodes + 16 bytes a file of the parent
 //
 // where the last term appears only when a hard link turns up that the parent did not have; the garbage collector may let
 // that double. Streams of a StreamSource or an archive add 2*M each, and their trees are in memory whole.
@@ -57,6 +57,7 @@ type backup struct {
 	tokens  *semaphore.Weighted // for further walkers
 	readers chan *chunk.Splitter
 	flight  *semaphore.Weighted // chunks that were cut and are not stored yet
+	waiting *semaphore.Weighted // and those of large files that were put off
 	buffers sync.Pool           // of *[]byte, for chunks
 	root    *openFolder
 
@@ -83,15 +84,16 @@ type backupJob func(w *backupWorker)
 // A backupWorker is a goroutine with what it needs to store data.
 type backupWorker struct {
 	*backup
-	put   func(data []byte, h repo.Hint) (id chunk.ID, added bool, err error) // data blobs
-	ended func() (base chunk.ID, rest int, ok bool)
-	split *chunk.Splitter
-	buf   []byte
+	put    func(data []byte, h repo.Hint) (id chunk.ID, added bool, err error) // data blobs
+	ended  func() (base chunk.ID, rest int, ok bool)
+	putOff func() bool
+	split  *chunk.Splitter
+	buf    []byte
 }
 
 // A backupPlan is how many of everything there are.
 type backupPlan struct {
-	workers, walkers, readers, chunks, uploads int
+	workers, walkers, readers, chunks, late, uploads int
 }
 
 const (
@@ -106,16 +108,23 @@ const (
 )
 
 // newPlan lowers what the options ask for until it fits into their memory. The least is one of each.
-func newPlan(o *BackupOptions, maxChunk int64) backupPlan {
-	p := backupPlan{workers: o.Workers, uploads: o.Uploads}
+func newPlan(o *BackupOptions, maxChunk int64) (p backupPlan) {
+	p = backupPlan{workers: o.Workers, uploads: o.Uploads}
 	if p.uploads <= 0 {
 		p.uploads = maxUploads
 	}
+	// What may be put off is not worth a worker: it gets what is left.
+	defer func() {
+		if o.Memory > 0 {
+			p.late = int(min(int64(p.late), max(o.Memory-p.memory(maxChunk), 0)/maxChunk))
+		}
+	}()
 	shape := func() int64 {
 		p.walkers = 2 * p.workers
 		p.readers = max(1, min(p.workers, 4))
 		p.chunks = p.workers + p.readers
-		return int64(openPacks+p.uploads)*packMemory + int64(p.workers*(2+writerBufs)+p.chunks+2*p.readers)*maxChunk
+		p.late = 2 * p.readers
+		return p.memory(maxChunk)
 	}
 	for shape() > o.Memory && o.Memory > 0 {
 		switch {
@@ -132,12 +141,18 @@ func newPlan(o *BackupOptions, maxChunk int64) backupPlan {
 	return p
 }
 
+// memory is what the plan takes, but for pieces that are put off.
+func (p *backupPlan) memory(maxChunk int64) int64 {
+	return int64(openPacks+p.uploads)*packMemory + int64(p.workers*(2+writerBufs)+p.chunks+2*p.readers)*maxChunk
+}
+
 func newRun(r *repo.Repository, o *BackupOptions) *backup {
 	b := &backup{r: r, o: o, excludes: map[string]*excluder{}}
 	params := r.ChunkParams()
 	b.plan = newPlan(o, int64(params.Max))
 	b.jobs = make(chan backupJob, 4*b.plan.workers)
 	b.tokens = semaphore.NewWeighted(int64(b.plan.walkers))
+	b.waiting = semaphore.NewWeighted(int64(b.plan.late))
 	b.flight = semaphore.NewWeighted(int64(b.plan.chunks))
 	b.readers = make(chan *chunk.Splitter, b.plan.readers)
 	for range b.plan.readers {
@@ -161,7 +176,7 @@ func (b *backup) start(ctx, store context.Context) (wait func()) {
 	for range b.plan.workers {
 		writer := b.s.Writer()
 		w := &backupWorker{backup: b, split: chunk.NewSplitter(nil, params), buf: make([]byte, 0, params.Max)}
-		w.ended = writer.Ended
+		w.ended, w.putOff = writer.Ended, writer.PutOff
 		w.put = func(data []byte, h repo.Hint) (chunk.ID, bool, error) {
 			id, added, err := writer.PutHinted(store, index.Data, data, h)
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -151,6 +152,43 @@ func TestCorpusCompareAndBound(t *testing.T) {
 	}
 }
 
+func TestApart(t *testing.T) {
+	dir := t.TempDir()
+	stdout, stderr, err := invoke("apart", "-size", "tiny", "-kind", "dump", "-nights", "1", "-files", "2", "-dir", dir)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr)
+	}
+	old, fresh := filepath.Join(dir, "old"), filepath.Join(dir, "fresh")
+	for path, nights := range map[string]string{old: "0", fresh: "1"} {
+		if _, stderr, err := invoke("corpus", "-kind", "dump", "-size", "tiny", "-nights", nights, path); err != nil {
+			t.Fatalf("%v\n%s", err, stderr)
+		}
+	}
+	again, stderr2, err := invoke("apart", "-files", "2", "-dir", dir, "-trees", old+","+fresh)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr2)
+	}
+	for _, table := range []string{stdout, again} {
+		rows := strings.Split(strings.TrimSpace(table), "\n")
+		var cells []int64
+		for _, cell := range strings.Split(strings.Trim(rows[len(rows)-1], "| "), " | ") {
+			n, _ := strconv.ParseInt(cell, 10, 64) // the ratio does not count
+			cells = append(cells, n)
+		}
+		if len(rows) != 3 || len(cells) != 15 {
+			t.Fatalf("%q", table)
+		}
+		stored, deltas := cells[2], cells[9]
+		sum := cells[4] + cells[6] + cells[10] + cells[11] + cells[12] + cells[13] + cells[14]
+		if stored < 1000 || deltas < 5 || stored-sum < 0 || stored-sum > stored/50 { // shares of frames are rounded down
+			t.Errorf("%d bytes stored, %d of them found, %d deltas:\n%s", stored, sum, deltas, table)
+		}
+	}
+	if strings.Count(stderr, ".bson") != 2 || strings.Count(stderr2, ".bson") != 2 {
+		t.Errorf("want two files named:\n%s%s", stderr, stderr2)
+	}
+}
+
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"fly"}, {"compare", "one"}, {"compare", "-ignore", "colour", "a", "b"}, {"corpus"}, {"run", "more"}, {"run", "-fast"},
@@ -162,6 +200,7 @@ func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{"corpus", "-size", "huge", "/nowhere"}, {"corpus", "-kind", "cats", "/nowhere"}, {"compare", "/nowhere", "/nowhere"},
 		{"run", "-tools", "tar"}, {"run", "-program", "borg=/nowhere/borg"}, {"run", "-runs", "0"},
+		{"apart", "-trees", "/nowhere"}, {"apart", "-kind", "cats"},
 	} {
 		if _, _, err := invoke(args...); err == nil || errors.Is(err, errUsage) {
 			t.Errorf("%q: %v", args, err)

@@ -24,10 +24,7 @@ func (rs *restore) toFolder(ctx context.Context, node *Node) error {
 		return err
 	}
 	if !existed && !rs.o.DryRun {
-		if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o777); err != nil {
-			return fmt.Errorf("restore: %w", err)
-		}
-		if err := os.Mkdir(dir, 0o700); err != nil {
+		if err := rs.makeTarget(ctx, dir, node); err != nil {
 			return fmt.Errorf("restore: %w", err)
 		}
 	}
@@ -76,6 +73,32 @@ func (rs *restore) toFolder(ctx context.Context, node *Node) error {
 		err = rs.delete(ctx, plan)
 	}
 	return err
+}
+
+// makeTarget makes the target folder. One that gets no metadata of the snapshot, such as that of a single file, is made as mkdir
+// makes it, but that it lets nobody in whom the folders that were above in the source kept out.
+func (rs *restore) makeTarget(ctx context.Context, dir string, node *Node) error {
+	mode := fs.FileMode(0o777)
+	if node.IsDir() && rs.ownsTop(false, &folder{}) {
+		mode = 0o700 // until it is finished
+	}
+	path := rs.o.Path
+	if !node.IsDir() {
+		path = parentPath(path)
+	}
+	for ; path != ""; path = parentPath(path) {
+		above, err := Lookup(ctx, rs.r, rs.o.Snapshot, path)
+		if err != nil {
+			return err
+		}
+		if above.IsDir() {
+			mode &= fs.FileMode(above.Mode)
+		}
+	}
+	if err := os.MkdirAll(filepath.Dir(filepath.Clean(dir)), 0o777); err != nil {
+		return err
+	}
+	return os.Mkdir(dir, mode|0o700)
 }
 
 // ownsTop says whether the target folder itself gets the metadata of the snapshot's folder. The root of a snapshot has

@@ -209,7 +209,7 @@ func (a *app) confirmDelete(r *repo.Repository, o snapshot.RestoreOptions) (bool
 		a.say(fmt.Sprintf("  %s  (%s, %s)", shown(d.Path), plural(d.Entries, "entry", "entries"), size(d.Bytes)))
 	}
 	if !a.interactive() && rep.Delete.Refused != "" {
-		return false, &statusError{exitTargetGuard, "restoring: refused: " + rep.Delete.Refused, "--dry-run lists what would be deleted; --yes deletes it", nil}
+		return false, &statusError{exitTargetGuard, "restoring to " + shown(o.Target.Path) + ": refused: " + rep.Delete.Refused, "--dry-run lists what would be deleted; --yes deletes it", nil}
 	}
 	if !a.interactive() {
 		return false, &statusError{exitTargetGuard, fmt.Sprintf("restoring: nothing was done: --delete would remove %s (%s), and there is nobody to ask",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -257,7 +258,7 @@ func (c *checker) readDeltas(ctx context.Context) error {
 		if !errors.As(err, &d) {
 			return err
 		}
-		if vanished(err) {
+		if pack, perr := index.ParsePackID(path.Base(d.Object)); vanished(err) || perr == nil && c.givenUp[pack] {
 			return nil // what it rests on was given up: damage to the snapshots that need it, which are followed later, if any
 		}
 		p := Problem{Kind: d.Kind, Object: d.Object, Detail: strings.TrimPrefix(d.Error(), "damaged: "+d.Object+": "), Hint: d.Hint}

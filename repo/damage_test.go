@@ -375,6 +375,12 @@ func TestOtherCopyIsRead(t *testing.T) {
 
 // A delta that no snapshot needs any more, and whose base was lost and given up, is waste and no damage.
 func TestWasteOnALostBase(t *testing.T) {
+	for _, how := range []string{"delete", "flip"} {
+		t.Run(how, func(t *testing.T) { wasteOnALostBase(t, how) })
+	}
+}
+
+func wasteOnALostBase(t *testing.T, how string) {
 	tr := newRepo(t)
 	old := content{{word("base", 60_000)}}
 	first := tr.backup(old)
@@ -390,11 +396,11 @@ func TestWasteOnALostBase(t *testing.T) {
 	r := tr.open(tr.mem)
 	must0(t, r.LoadIndex(t.Context()))
 	loc, _ := r.Index().Lookup(index.KeyOf(tr.r.Hasher().Sum(old[0][0])))
-	must0(t, tr.mem.Delete(t.Context(), packName(loc.PackID)))
+	damageObject(t, tr.mem, packName(loc.PackID), how)
 	if rep := checkAll(t, tr.open(tr.mem)); len(rep.Problems) < 3 { // the pack, and what both snapshots have lost
-		t.Errorf("a pack that is gone: %+v", rep.Problems)
+		t.Errorf("a damaged pack: %+v", rep.Problems)
 	}
-	must[*PackRepair](t)(r.RepairPacks(t.Context(), nil, false))
+	must[*PackRepair](t)(r.RepairPacks(t.Context(), []index.PackID{loc.PackID}, false))
 	if rep := checkAll(t, tr.open(tr.mem)); len(rep.Problems) != 2 {
 		t.Errorf("two snapshots need what was given up: %+v", rep.Problems)
 	}

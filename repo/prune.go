@@ -149,7 +149,7 @@ func (r *Repository) PlanPrune(ctx context.Context, o PruneOptions) (p *PrunePla
 	for _, d := range damaged {
 		p.dead = append(p.dead, d.Name) // nobody can act on it; what it named is found again
 	}
-	if err := p.mark(ctx); err != nil {
+	if err := p.mark(ctx, lists); err != nil {
 		return p, err
 	}
 	if err := p.choose(ctx, leases, lists); err != nil {
@@ -165,7 +165,7 @@ func (p *PrunePlan) Close(ctx context.Context) error { return p.lease.remove(ctx
 
 // mark finds one copy of every blob that the snapshots reach, and of the bases that these need. The index
 // is loaded after the snapshots are listed: it has all that these need, whoever commits meanwhile.
-func (p *PrunePlan) mark(ctx context.Context) error {
+func (p *PrunePlan) mark(ctx context.Context, lists []condemnedList) error {
 	refs, err := p.r.Snapshots(ctx)
 	if err != nil {
 		return err
@@ -186,7 +186,7 @@ func (p *PrunePlan) mark(ctx context.Context) error {
 	p.index = p.r.Index()
 	p.Snapshots = len(refs)
 	m := newMarker(p.index, nil)
-	m.prefer(p.stored)
+	m.prefer(p.stored, lists)
 	p.used, p.end = m.used, m.end
 	return p.r.eachManifest(ctx, refs, func(ref SnapshotRef, data []byte, err error) error {
 		if errors.Is(err, storage.ErrNotExist) {

@@ -94,12 +94,14 @@ func (r *Repository) damagedPacks(ctx context.Context, x *index.Index) ([]index.
 	return ids, nil
 }
 
-// salvage stores the frames of a pack that can be read, and that hold something that no other pack has.
+// salvage stores the frames of a pack that can be read, and that hold something that no other pack has. What cannot be read
+// there is taken from packs that are condemned and still there.
 func (r *Repository) salvage(ctx context.Context, s *Session, id index.PackID, rep *PackRepair, dryRun bool) error {
 	ctx = storage.WithCaching(ctx, storage.CacheBypass)
 	ref, _ := s.index.FindPack(id)
 	kind := s.index.Pack(ref).Kind
 	var scratch frameScratch
+	w := s.Writer()
 	for _, f := range s.index.Frames(ref) {
 		missing := 0
 		for _, b := range f.Blobs {
@@ -120,7 +122,9 @@ func (r *Repository) salvage(ctx context.Context, s *Session, id index.PackID, r
 		var d *DamageError
 		switch {
 		case errors.As(err, &d):
-			rep.Lost += missing
+			if err := r.salvageCopies(ctx, s, w, kind, &f, rep, dryRun); err != nil {
+				return err
+			}
 			continue
 		case err != nil:
 			return err
@@ -130,6 +134,40 @@ func (r *Repository) salvage(ctx context.Context, s *Session, id index.PackID, r
 			continue
 		}
 		if err := s.putSealed(ctx, kind, f, sealed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// salvageCopies stores the blobs of a frame that lie only in packs that are condemned. The lease keeps these from being swept.
+func (r *Repository) salvageCopies(ctx context.Context, s *Session, w *Writer, kind index.Kind, f *index.Frame, rep *PackRepair, dryRun bool) error {
+	for _, b := range f.Blobs {
+		if s.index.Has(b.Key) {
+			continue // it was counted
+		}
+		var plain []byte
+		err := error(nil)
+		for _, loc := range s.index.Lookups(b.Key) {
+			if slices.Contains(rep.Packs, loc.PackID) {
+				continue
+			}
+			if plain, err = r.nearby(ctx, s.index, loc, nil); err == nil {
+				break
+			}
+			if d := (*DamageError)(nil); !errors.As(err, &d) {
+				return err
+			}
+		}
+		if plain == nil {
+			rep.Lost++
+			continue
+		}
+		rep.Saved++
+		if dryRun {
+			continue
+		}
+		if _, _, err := w.Put(ctx, kind, plain); err != nil {
 			return err
 		}
 	}
@@ -170,7 +208,7 @@ func (r *Repository) Losses(ctx context.Context) (lost func(id chunk.ID) bool, e
 	return func(id chunk.ID) bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
-		_, ok := m.choose(index.KeyOf(id), nil, false)
+		_, ok := m.choose(index.KeyOf(id), nil, rankLost)
 		return !ok
 	}, nil
 }

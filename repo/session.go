@@ -408,7 +408,7 @@ type Payload struct {
 	Instance string
 	Time     time.Time // to the second, UTC
 	Data     []byte
-	// Over says that a manifest of this ID is there that cannot be read, to be replaced.
+	// Over says that a manifest of this ID is there that cannot be read, to be put aside (DropAside).
 	Over bool
 	// Replaces are snapshots that Commit removes once this one is stored, as it does with the session's checkpoints.
 	Replaces []SnapshotRef

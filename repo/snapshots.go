@@ -153,8 +153,8 @@ func (r *Repository) putSnapshot(ctx context.Context, p Payload) (SnapshotRef, e
 	}
 	ref := SnapshotRef{ID: id, Instance: r.keys.instanceName(p.Instance), Time: p.Time.UTC().Truncate(time.Second)}
 	if p.Over { // storages may take other content of the same size for the same
-		if err := r.cached.Delete(ctx, ref.name()); err != nil {
-			return ref, fmt.Errorf("removing the damaged %s: %w", ref.name(), err)
+		if err := r.PutAside(ctx, ref); err != nil && !errors.Is(err, storage.ErrNotExist) {
+			return ref, err
 		}
 	}
 	return ref, r.writeObject(ctx, ref.name(), p.Data)
@@ -174,6 +174,37 @@ func (r *Repository) PutAside(ctx context.Context, ref SnapshotRef) error {
 	}
 	if err := r.cached.Delete(ctx, ref.name()); err != nil {
 		return fmt.Errorf("removing %s: %w", ref.name(), err)
+	}
+	return nil
+}
+
+// Aside lists the manifests among the forgotten ones that cannot be read. Nobody has forgotten them: a repair has put them
+// aside.
+func (r *Repository) Aside(ctx context.Context) (aside []SnapshotRef, err error) {
+	refs, err := r.Forgotten(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, ref := range refs {
+		var damage *DamageError
+		_, err := r.readObject(ctx, ref.forgottenName())
+		switch {
+		case errors.As(err, &damage):
+			aside = append(aside, ref)
+		case err != nil && !errors.Is(err, storage.ErrNotExist): // swept, or brought back
+			return nil, err
+		}
+	}
+	return aside, nil
+}
+
+// DropAside removes what PutAside has put aside, once the manifest is there again.
+func (r *Repository) DropAside(ctx context.Context, ref SnapshotRef) error {
+	if _, err := r.Manifest(ctx, ref); err != nil {
+		return err
+	}
+	if err := r.cached.Delete(ctx, ref.forgottenName()); err != nil {
+		return fmt.Errorf("removing the damaged %s: %w", ref.forgottenName(), err)
 	}
 	return nil
 }

@@ -40,6 +40,7 @@ type CopyPlan struct {
 	there     []repo.SnapshotRef // in the other repository
 	notes     map[repo.SnapshotID][]repo.Annotation
 	heals     bool
+	aside     map[repo.SnapshotID]repo.SnapshotRef // what heals: manifests that cannot be read and were put aside
 }
 
 // Count returns how many snapshots are in a state.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/whole-tale/wtsnap/repo"
@@ -38,6 +39,14 @@ func PlanHeal(ctx context.Context, r, other *repo.Repository) (*CopyPlan, error)
 	for _, ref := range p.there {
 		here[ref.ID] = true
 	}
+	aside, err := r.Aside(ctx) // by a heal that ended in the midst of it, or by a repair
+	if err != nil {
+		return nil, err
+	}
+	p.aside = map[repo.SnapshotID]repo.SnapshotRef{}
+	for _, ref := range aside {
+		here[ref.ID], p.aside[ref.ID] = true, ref
+	}
 	refs, err := other.Snapshots(ctx)
 	if err != nil {
 		return nil, err
@@ -58,38 +67,48 @@ func PlanHeal(ctx context.Context, r, other *repo.Repository) (*CopyPlan, error)
 }
 
 // Heal stores what the snapshots of the plan lack, read and verified from the other repository. Nothing is removed. A
-// manifest that cannot be read is stored anew.
+// manifest that cannot be read is put aside, stored anew, and then removed.
 func (p *CopyPlan) Heal(ctx context.Context, o CopyOptions) (*CopyReport, error) {
-	refs := map[repo.SnapshotID]repo.SnapshotRef{}
+	refs := maps.Clone(p.aside)
 	for _, ref := range p.there {
 		refs[ref.ID] = ref
 	}
 	return p.run(ctx, o, func(ctx context.Context, k *copying, s *CopiedSnapshot) error {
-		here, err := loadSnapshot(ctx, p.to, refs[s.Ref.ID])
-		var damage *repo.DamageError
-		switch {
-		case errors.As(err, &damage):
-			s.broken = true
-			if err := k.snapshot(ctx, s, nil); err != nil {
-				return err
-			}
-			if s.State == CopyDone {
-				s.State = HealDone
-			}
-			return nil
-		case errors.Is(err, storage.ErrNotExist):
-			return nil // forgotten meanwhile
-		case err != nil:
+		if err := p.healSnapshot(ctx, k, s, refs[s.Ref.ID]); err != nil {
 			return err
 		}
-		w := newCopyWalk(k, nil)
-		if w.useFolder(ctx, here.Root) {
-			s.State = HealWhole
-			return nil
+		if _, ok := p.aside[s.Ref.ID]; ok && (s.State == HealDone || s.State == HealWhole) {
+			return p.to.DropAside(ctx, refs[s.Ref.ID])
 		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("looking at it: %w", ctx.Err())
-		}
-		return k.snapshot(ctx, s, here)
+		return nil
 	})
+}
+
+func (p *CopyPlan) healSnapshot(ctx context.Context, k *copying, s *CopiedSnapshot, ref repo.SnapshotRef) error {
+	here, err := loadSnapshot(ctx, p.to, ref)
+	var damage *repo.DamageError
+	switch {
+	case errors.As(err, &damage):
+		s.broken = true
+		if err := k.snapshot(ctx, s, nil); err != nil {
+			return err
+		}
+		if s.State == CopyDone {
+			s.State, p.aside[s.Ref.ID] = HealDone, ref
+		}
+		return nil
+	case errors.Is(err, storage.ErrNotExist):
+		return nil // forgotten meanwhile
+	case err != nil:
+		return err
+	}
+	w := newCopyWalk(k, nil)
+	if w.useFolder(ctx, here.Root) {
+		s.State = HealWhole
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("looking at it: %w", ctx.Err())
+	}
+	return k.snapshot(ctx, s, here)
 }

@@ -249,3 +249,48 @@ func TestMendFoldersAndManifests(t *testing.T) {
 		}
 	}
 }
+
+// A heal was killed when it had put a manifest aside that cannot be read, or when it had stored it anew: the next one goes on
+// from there, and leaves nothing.
+func TestHealGoesOn(t *testing.T) {
+	for _, stored := range []bool{false, true} {
+		m := newMirror(t)
+		m.vault = newUncheckedVault(t)
+		snaps := m.nights(2)
+		m.copy()
+		name := m.objects("snapshots/")[0]
+		whole, err := m.st.Get(t.Context(), name, 0, -1, nil)
+		must(t, err)
+		m.harm(name, "flip")
+		m.reopen()
+		refs, err := m.r.Snapshots(t.Context())
+		must(t, err)
+		for _, ref := range refs {
+			if strings.Contains(name, ref.ID.String()) {
+				must(t, m.r.PutAside(t.Context(), ref))
+			}
+		}
+		if stored {
+			_, err = m.st.Put(t.Context(), name, whole)
+			must(t, err)
+		}
+		m.reopen()
+		if aside, err := m.r.Aside(t.Context()); err != nil || len(aside) != 1 {
+			t.Fatalf("put aside: %v, %v", aside, err)
+		}
+		p, err := PlanHeal(t.Context(), m.r, m.other.r)
+		must(t, err)
+		_, err = p.Heal(t.Context(), CopyOptions{})
+		must(t, err)
+		m.reopen()
+		if left := m.problems(); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+		if forgotten := m.objects("forgotten/"); len(forgotten) > 0 {
+			t.Errorf("left: %v", forgotten)
+		}
+		if again, err := m.r.Snapshots(t.Context()); err != nil || len(again) != len(snaps) {
+			t.Errorf("%d snapshots, %v", len(again), err)
+		}
+	}
+}

@@ -31,7 +31,8 @@ import (
 
 // TestCrashes kills the program with SIGKILL in the midst of one operation after the other. After each kill check finds
 // nothing, and every snapshot that was committed and not forgotten is restored and compared. On a folder it is killed at
-// a random time; on S3 at a random request, before it is done, in its midst or after it. WTSNAP_CRASHES says how often.
+// a random time; on S3 at a random request, before it is done, in its midst or after it. WTSNAP_CRASHES says how often;
+// WTSNAP_CRASH_OPS names operations, or parts of their names, with commas between them: only these are killed.
 func TestCrashes(t *testing.T) {
 	kills := 8
 	if os.Getenv("WTSNAP_SLOW") != "" {
@@ -44,6 +45,14 @@ func TestCrashes(t *testing.T) {
 		}
 		kills = n
 	}
+	seed, only := rand.Uint64(), strings.Split(os.Getenv("WTSNAP_CRASH_OPS"), ",")
+	if s := os.Getenv("WTSNAP_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("seed %d", seed)
 	clearEnvironment(t)
 	t.Setenv("RCLONE_CONFIG", filepath.Join(t.TempDir(), "rclone.conf"))
 	t.Run("folder", func(t *testing.T) {
@@ -54,7 +63,11 @@ func TestCrashes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		(&crashes{remote: r, place: place, st: st}).run(kills)
+		copySt, err := local.Open(place + "-copy")
+		if err != nil {
+			t.Fatal(err)
+		}
+		(&crashes{remote: r, place: place, st: st, copySt: copySt, rng: rand.New(rand.NewPCG(seed, 1))}).run(kills, only)
 	})
 	t.Run("S3", func(t *testing.T) {
 		r, p, _ := serveFaulty(t, rclonetest.S3)
@@ -63,22 +76,29 @@ func TestCrashes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		(&crashes{remote: r, place: place, st: st, proxy: p}).run(kills)
+		copySt, err := rclone.Open(t.Context(), place+"-copy", rclone.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		(&crashes{remote: r, place: place, st: st, copySt: copySt, proxy: p, rng: rand.New(rand.NewPCG(seed, 2))}).run(kills, only)
 	})
 }
 
-// crashes is a repository whose users die.
+// crashes is a repository whose users die, and another one that holds copies of its snapshots.
 type crashes struct {
 	*remote
-	place string
-	st    storage.Storage
-	proxy *faulty.Proxy // nil: a folder
-	rng   *rand.Rand
-	turn  int
+	place      string // the copy's is place-copy
+	st, copySt storage.Storage
+	proxy      *faulty.Proxy // nil: a folder
+	rng        *rand.Rand
+	turn       int
 
 	sums  map[string]string // what each snapshot holds, by id
 	there map[string]bool   // snapshots that must be there
-	tally map[string]*crashTally
+
+	partial map[string]bool // of which something was left out
+	flipped bool            // bytes of packs were changed: check must read them all
+	tally   map[string]*crashTally
 }
 
 // crashTally counts what became of an operation's runs.
@@ -89,73 +109,19 @@ type crashTally struct {
 	requests      int           // of such a run
 }
 
-// crashOp is an operation that is killed. What breaks a repository so that there is something to repair is mended by
-// running it to its end.
-type crashOp struct {
-	name    string
-	args    []string
-	prepare func(c *crashes) bool // false: there is nothing to do
-	after   func(c *crashes, when string)
-	mended  func(c *crashes) // where the repository is not whole before the operation has succeeded
-	forgets bool
-}
-
-func crashOps() []crashOp {
-	edit := func(c *crashes) bool { c.edit(); return true }
-	return []crashOp{
-		{name: "backup", args: []string{"backup", "src"}, prepare: edit},
-		{name: "forget", args: []string{"forget", "--keep-last", "4"}, forgets: true},
-		{name: "undelete", args: []string{"undelete", "--all"}, prepare: func(c *crashes) bool { return len(c.names("forgotten/")) > 0 }},
-		{name: "copy", args: []string{"copy", "--to-repo", "copy", "--to-password-file", "copy.key"}, after: (*crashes).copied},
-		{name: "prune", args: []string{"prune", "--max-unused", "0"}},
-		{name: "prune at once", args: []string{"prune", "--max-unused", "0", "--grace", "0"}},
-		{name: "forget and prune", args: []string{"forget", "--keep-last", "3", "--prune", "--max-unused", "0", "--grace", "0"}, forgets: true},
-		{
-			name: "repair index", args: []string{"repair", "index", "--yes"},
-			prepare: func(c *crashes) bool {
-				names := c.names("index/")
-				c.damage(names[c.rng.IntN(len(names))], c.rng.IntN(2) == 0)
-				return true
-			},
-			mended: func(c *crashes) { c.must("repair", "index", "--yes") },
-		},
-		{
-			name: "repair packs", args: []string{"repair", "packs", "--yes"},
-			prepare: func(c *crashes) bool {
-				// What is lost can be had from the source, and nothing else needs it.
-				c.edit()
-				c.must("backup", "src")
-				c.must("forget", "--keep-last", "1", "--prune", "--max-unused", "0", "--grace", "0")
-				c.there = nil
-				c.whole("before a pack is removed")
-				packs := c.names("packs/")
-				c.damage(packs[c.rng.IntN(len(packs))], false)
-				return true
-			},
-			mended: func(c *crashes) {
-				c.must("repair", "packs", "--yes")
-				c.must("backup", "src")
-			},
-		},
-	}
-}
-
-func (c *crashes) run(kills int) {
-	seed := rand.Uint64()
-	if s := os.Getenv("WTSNAP_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			c.t.Fatal(err)
-		}
-	}
-	c.rng = rand.New(rand.NewPCG(seed, 1))
+func (c *crashes) run(kills int, only []string) {
 	c.sums, c.tally = map[string]string{}, map[string]*crashTally{}
-	c.t.Logf("seed %d", seed)
 	c.whole("before all")
-	c.must("backup", "src")
+	c.must("backup", c.path("src"))
 	c.whole("before all")
-	c.remote.run(0, "-r", "copy", "init", "--new-key-file", "copy.key")
-	ops := crashOps()
+	c.remote.run(0, "-r", c.place+"-copy", "init", "--new-key-file", "copy.key")
+	all := c.crashOps()
+	ops := slices.DeleteFunc(slices.Clone(all), func(op crashOp) bool {
+		return !slices.ContainsFunc(only, func(part string) bool { return strings.Contains(op.name, part) })
+	})
+	if len(ops) == 0 {
+		c.t.Fatalf("WTSNAP_CRASH_OPS names no operation")
+	}
 	done := 0
 	defer func() {
 		for _, name := range slices.Sorted(maps.Keys(c.tally)) {
@@ -168,10 +134,11 @@ func (c *crashes) run(kills int) {
 		op := ops[0]
 		if c.turn <= 2*len(ops) {
 			op = ops[(c.turn-1)/2] // so that each is met, and once not killed, however small the budget
-		} else if c.rng.IntN(2) == 0 {
+		} else if len(ops) < len(all) || c.rng.IntN(2) == 0 {
 			op = ops[c.rng.IntN(len(ops))]
 		}
-		if op.prepare != nil && !op.prepare(c) {
+		c.tidy()
+		if op.prepare != nil && !op.prepare() {
 			continue
 		}
 		n := c.tally[op.name]
@@ -192,20 +159,20 @@ func (c *crashes) run(kills int) {
 		}
 		when = fmt.Sprintf("turn %d, %s %s", c.turn, op.name, when)
 		if op.mended != nil {
-			op.mended(c)
+			op.mended()
 		}
 		if op.forgets {
 			c.there = nil
 		}
 		c.whole(when)
 		if op.after != nil {
-			op.after(c, when)
+			op.after(when)
 		}
 		if done%100 == 0 && strings.HasPrefix(when, fmt.Sprintf("turn %d, %s killed", c.turn, op.name)) {
 			c.t.Logf("%d kills", done)
 		}
 	}
-	c.must("backup", "src")
+	c.must("backup", c.path("src"))
 	c.must("prune", "--max-unused", "0", "--grace", "0")
 	c.whole("at the end")
 }
@@ -213,13 +180,16 @@ func (c *crashes) run(kills int) {
 // died stands for the day after which others take the leases of the dead for abandoned: a prune would wait for it.
 // It returns how many objects of leases there were.
 func (c *crashes) died() int {
-	names := c.names("leases/")
-	for _, name := range names {
-		if err := c.st.Delete(context.Background(), name); err != nil {
-			c.t.Fatal(err)
+	n := 0
+	for _, st := range []storage.Storage{c.st, c.copySt} {
+		for _, name := range c.namesIn(st, "leases/") {
+			if err := st.Delete(context.Background(), name); err != nil {
+				c.t.Fatal(err)
+			}
+			n++
 		}
 	}
-	return len(names)
+	return n
 }
 
 // kill runs the operation and kills it, unless it has not run yet, or ends before.
@@ -287,7 +257,9 @@ func (c *crashes) watch(cmd *exec.Cmd, kill, blind bool, delay time.Duration, be
 			return
 		case <-time.After(200 * time.Microsecond):
 		}
-		if leases, _ := filepath.Glob(filepath.Join(c.place, "leases", "[0-9a-f]*")); len(leases) > 0 {
+		here, _ := filepath.Glob(filepath.Join(c.place, "leases", "[0-9a-f]*"))
+		there, _ := filepath.Glob(filepath.Join(c.place+"-copy", "leases", "[0-9a-f]*"))
+		if len(here)+len(there) > 0 {
 			begun <- time.Now()
 			break
 		}
@@ -334,9 +306,11 @@ func (c *crashes) edit() {
 	}
 }
 
-func (c *crashes) names(dir string) []string {
+func (c *crashes) names(dir string) []string { return c.namesIn(c.st, dir) }
+
+func (c *crashes) namesIn(st storage.Storage, dir string) []string {
 	var names []string
-	if err := c.st.List(context.Background(), dir, func(i storage.Info) error {
+	if err := st.List(context.Background(), dir, func(i storage.Info) error {
 		names = append(names, i.Name)
 		return nil
 	}); err != nil {
@@ -365,31 +339,32 @@ func (c *crashes) damage(name string, flip bool) {
 // must runs the program to its end, in this process: that is faster.
 func (c *crashes) must(args ...string) string {
 	c.t.Helper()
-	code, out, errs := runArgs(c.t, append([]string{"-r", c.place, "-p", c.path("key"), "--instance", "web", "--json", "--cache-dir", c.path("cache2")}, c.inDir(args)...)...)
-	if code != 0 {
-		c.t.Fatalf("%q: exit code %d\n%s%s", args, code, errs, out)
-	}
-	return out
+	return c.mustOn(c.place, "key", args...)
 }
 
-// inDir makes the source's path absolute.
-func (c *crashes) inDir(args []string) []string {
-	args = slices.Clone(args)
-	for i, a := range args {
-		if a == "src" {
-			args[i] = c.path("src")
-		}
+// mustCopy is must for the copy.
+func (c *crashes) mustCopy(args ...string) string {
+	c.t.Helper()
+	return c.mustOn(c.place+"-copy", "copy.key", args...)
+}
+
+func (c *crashes) mustOn(place, key string, args ...string) string {
+	c.t.Helper()
+	code, out, errs := runArgs(c.t, append([]string{"-r", place, "-p", c.path(key), "--instance", "web", "--json", "--cache-dir", c.path("cache2")}, args...)...)
+	if code != 0 {
+		c.t.Fatalf("turn %d: %q: exit code %d\n%s%s", c.turn, args, code, errs, out)
 	}
-	return args
+	return out
 }
 
 // whole fails the test unless check finds nothing, and every snapshot is there and what it was made of.
 func (c *crashes) whole(when string) {
 	c.t.Helper()
 	args := []string{"check"}
-	if c.rng.IntN(8) == 0 {
+	if c.flipped || c.rng.IntN(8) == 0 {
 		args = append(args, "--read-data")
 	}
+	c.flipped = false
 	if code, out, errs := runArgs(c.t, append([]string{"-r", c.place, "-p", c.path("key"), "--cache-dir", "none", "--json"}, args...)...); code != 0 {
 		c.t.Errorf("%s: check: exit code %d\n%s%s", when, code, errs, out)
 	}
@@ -406,7 +381,7 @@ func (c *crashes) whole(when string) {
 		c.t.Errorf("%s: no snapshot is left", when)
 	}
 	left := maps.Clone(c.there)
-	c.there = map[string]bool{}
+	c.there, c.partial = map[string]bool{}, map[string]bool{}
 	source := ""
 	for _, s := range doc.Snapshots {
 		delete(left, s.ID)
@@ -426,7 +401,10 @@ func (c *crashes) whole(when string) {
 				want = sum // what was there before
 			}
 		}
-		if sum != want && s.Complete {
+		if !s.Complete {
+			c.partial[s.ID] = true
+			c.repaired(when, s.ID, sum)
+		} else if sum != want {
 			c.t.Errorf("%s: snapshot %s has come back as something else:\n%s\nwant:\n%s", when, s.ID, sum, want)
 		}
 	}
@@ -435,28 +413,59 @@ func (c *crashes) whole(when string) {
 	}
 }
 
-// copied fails the test unless check finds nothing in the copy, and its snapshots are what they were made of. What is copied
-// there goes with the next copy's garbage.
-func (c *crashes) copied(when string) {
-	global := []string{"wtsnap", "-r", c.path("copy"), "-p", c.path("copy.key"), "--cache-dir", "none", "--json"}
-	ask := func(args ...string) string {
-		var out, errs bytes.Buffer
-		if code := run(c.t.Context(), std{nil, &out, &errs}, append(slices.Clone(global), args...)); code != 0 {
-			c.t.Errorf("%s: the copy: %q: exit code %d\n%s%s", when, args, code, &errs, &out)
+// repaired fails the test if a snapshot of which something was left out holds what no other one held.
+func (c *crashes) repaired(when, id, sum string) {
+	known := map[string]bool{"": true}
+	for other, lines := range c.sums {
+		for line := range strings.SplitSeq(lines, "\n") {
+			known[line] = known[line] || other != id
 		}
-		return out.String()
 	}
-	ask("check", "--read-data")
-	var doc struct{ Snapshots []struct{ ID string } }
-	if err := json.Unmarshal([]byte(ask("snapshots")), &doc); err != nil {
+	for line := range strings.SplitSeq(sum, "\n") {
+		if !known[line] {
+			c.t.Errorf("%s: repaired snapshot %s: %q was never backed up", when, id, line)
+		}
+	}
+}
+
+// copied fails the test unless check finds nothing in the copy, and its snapshots are what they were made of.
+func (c *crashes) copied(when string) {
+	c.t.Helper()
+	args := []string{"check"}
+	if c.rng.IntN(8) == 0 {
+		args = append(args, "--read-data")
+	}
+	c.mustCopy(args...)
+	for id := range c.ids(c.mustCopy) {
+		sum, err := c.restoredFrom(c.place+"-copy", c.path("copy.key"), id)
+		if err != nil || sum != c.sums[id] {
+			c.t.Errorf("%s: the copy of snapshot %s has come back as something else: %v", when, id, err)
+		}
+	}
+}
+
+// backup makes a snapshot, and knows what it holds.
+func (c *crashes) backup() {
+	c.t.Helper()
+	var doc struct{ Snapshot string }
+	if err := json.Unmarshal([]byte(c.must("backup", c.path("src"))), &doc); err != nil {
 		c.t.Fatal(err)
 	}
-	for _, s := range doc.Snapshots {
-		sum, err := c.restoredFrom(c.path("copy"), c.path("copy.key"), s.ID)
-		if err != nil || sum != c.sums[s.ID] {
-			c.t.Errorf("%s: the copy of snapshot %s has come back as something else: %v", when, s.ID, err)
-		}
+	c.there[doc.Snapshot], c.sums[doc.Snapshot] = true, c.source()
+}
+
+// ids returns a repository's snapshots, which must or mustCopy ask for.
+func (c *crashes) ids(must func(args ...string) string) map[string]bool {
+	c.t.Helper()
+	var doc struct{ Snapshots []struct{ ID string } }
+	if err := json.Unmarshal([]byte(must("snapshots")), &doc); err != nil {
+		c.t.Fatal(err)
 	}
+	ids := map[string]bool{}
+	for _, s := range doc.Snapshots {
+		ids[s.ID] = true
+	}
+	return ids
 }
 
 // restored restores a snapshot and returns what it holds.

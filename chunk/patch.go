@@ -82,17 +82,18 @@ func (w *PatchWriter) Join(o *PatchWriter) {
 // Verify reports whether the blob that was added last is src, given base again.
 func (w *PatchWriter) Verify(src, base []byte) bool {
 	size := w.sizes[len(w.sizes)-1:]
-	w.check = Patch{ops: w.ops[w.lastOps:], literals: w.literals[w.lastLiterals:], blobs: w.check.blobs[:0]}
+	w.check = Patch{ops: w.ops[w.lastOps:], literals: w.literals[w.lastLiterals:], blobs: w.check.blobs[:0], steps: w.check.steps[:0]}
 	var b Rope
 	b.Append(base)
 	if _, err := w.check.parse(size); err != nil || w.check.Apply(&w.checked, 0, &b) != nil || w.checked.Len() != len(src) {
 		return false
 	}
+	start := uint32(0)
 	for _, p := range w.checked.pieces {
-		if !bytes.Equal(w.checked.bytesOf(p), src[:p.n]) {
+		if !bytes.Equal(w.checked.bytesOf(p, start), src[start:p.end]) {
 			return false
 		}
-		src = src[p.n:]
+		start = p.end
 	}
 	w.checked.Reset()
 	return true
@@ -119,26 +120,45 @@ type Patch struct {
 	ops      []byte
 	literals []byte
 	blobs    []patchBlob
+	steps    []patchStep // of all blobs
 }
 
 // patchBlob is where a blob's instructions and literals begin.
-type patchBlob struct{ ops, literals, size uint32 }
+type patchBlob struct{ ops, literals, size, step uint32 }
+
+// patchStep is an instruction: so many literals, and n bytes of the base from a place on; n is 0 at a blob's end.
+type patchStep struct{ literals, from, n uint32 }
 
 // Memory returns the bytes that the patch takes in memory, about.
-func (p *Patch) Memory() int { return len(p.ops) + len(p.literals) + 12*len(p.blobs) }
+func (p *Patch) Memory() int {
+	return len(p.ops) + len(p.literals) + 16*len(p.blobs) + 12*len(p.steps)
+}
 
 // DecodePatch is the inverse of EncodePatch, given the sizes of the blobs. Whatever src says, it allocates little more than
-// twice their sum.
+// twice their sum, and 12 bytes for each instruction.
 func (c *Codec) DecodePatch(src []byte, sizes []uint32) (*Patch, error) {
+	p := &Patch{}
+	if err := c.DecodePatchInto(p, nil, src, sizes); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// DecodePatchInto is DecodePatch into the memory of p, which is not used any more, and into what alloc returns: empty slices
+// with at least so much room. Nil: new memory.
+func (c *Codec) DecodePatchInto(p *Patch, alloc func(n int) []byte, src []byte, sizes []uint32) error {
+	if alloc == nil {
+		alloc = func(n int) []byte { return make([]byte, 0, n) }
+	}
 	total := 0
 	for _, n := range sizes {
 		total += int(n)
 	}
-	bad := func(what string, err error) (*Patch, error) {
+	bad := func(what string, err error) error {
 		if err != nil {
-			return nil, fmt.Errorf("decode patch: %s: %w: %w", what, ErrCorrupt, err)
+			return fmt.Errorf("decode patch: %s: %w: %w", what, ErrCorrupt, err)
 		}
-		return nil, fmt.Errorf("decode patch: %s: %w", what, ErrCorrupt)
+		return fmt.Errorf("decode patch: %s: %w", what, ErrCorrupt)
 	}
 	size, n := shortUvarint(src)
 	if n == 0 || size > uint64(total)+uint64(len(sizes)) {
@@ -154,34 +174,36 @@ func (c *Codec) DecodePatch(src []byte, sizes []uint32) (*Patch, error) {
 		return bad("stored length of instructions", nil)
 	}
 	src = src[n:]
-	p := &Patch{blobs: make([]patchBlob, 0, len(sizes))}
+	p.blobs, p.steps = slices.Grow(p.blobs[:0], len(sizes)), p.steps[:0]
 	var err error
-	if p.ops, err = c.Decode(nil, src[:stored], enc, nil, int(size)); err != nil {
+	if p.ops, err = c.Decode(alloc(int(size)+DecodeSlack), src[:stored], enc, nil, int(size)); err != nil {
 		return bad("instructions", err)
 	}
 	literals := src[stored:]
 	if n, err = p.parse(sizes); err != nil {
-		return nil, err
+		return err
 	}
 	enc = Zstd
 	if len(literals) >= n {
 		enc = Raw
 	}
-	if p.literals, err = c.Decode(nil, literals, enc, nil, n); err != nil {
+	if p.literals, err = c.Decode(alloc(n+DecodeSlack), literals, enc, nil, n); err != nil {
 		return bad("literals", err)
 	}
-	return p, nil
+	return nil
 }
 
-// parse finds where each blob begins, and checks all that can be checked without literals and bases. It returns how many
-// literals the instructions take.
+// parse reads the instructions of each blob, and checks all that can be checked without literals and bases. It returns how
+// many literals the instructions take.
 func (p *Patch) parse(sizes []uint32) (literals int, err error) {
+	p.steps = slices.Grow(p.steps, len(p.ops)/4) // mostly all there will be
 	at := 0
 	for _, size := range sizes {
-		p.blobs = append(p.blobs, patchBlob{uint32(at), uint32(literals), size})
-		it := p.instructions(len(p.blobs) - 1)
+		p.blobs = append(p.blobs, patchBlob{uint32(at), uint32(literals), size, uint32(len(p.steps))})
+		it := patchReader{ops: p.ops[at:], left: int(size)}
 		for it.next() {
 			literals += it.literals
+			p.steps = append(p.steps, patchStep{uint32(it.literals), uint32(it.from), uint32(it.n)})
 		}
 		if it.bad {
 			return 0, fmt.Errorf("decode patch: instruction %d of blob %d: %w", it.count, len(p.blobs), ErrCorrupt)
@@ -194,15 +216,17 @@ func (p *Patch) parse(sizes []uint32) (literals int, err error) {
 	return literals, nil
 }
 
-// instructions walks the instructions of a blob.
-func (p *Patch) instructions(i int) patchSteps {
-	b := p.blobs[i]
-	return patchSteps{ops: p.ops[b.ops:], left: int(b.size)}
+// stepsOf returns the instructions of a blob.
+func (p *Patch) stepsOf(i int) []patchStep {
+	if i+1 < len(p.blobs) {
+		return p.steps[p.blobs[i].step:p.blobs[i+1].step]
+	}
+	return p.steps[p.blobs[i].step:]
 }
 
-// patchSteps are a blob's instructions. Each is a number of literals, and then, unless the blob ends there, the length of a
+// patchReader reads a blob's instructions. Each is a number of literals, and then, unless the blob ends there, the length of a
 // copy and how far from where the last copy would have gone on, behind the literals, it begins.
-type patchSteps struct {
+type patchReader struct {
 	ops   []byte
 	pos   int // in ops
 	left  int // bytes of the blob
@@ -212,7 +236,7 @@ type patchSteps struct {
 	literals, from, n int // the current one
 }
 
-func (s *patchSteps) next() bool {
+func (s *patchReader) next() bool {
 	if s.left == 0 || s.bad {
 		return false
 	}
@@ -234,22 +258,28 @@ func (s *patchSteps) next() bool {
 	}
 	s.from = expect + d
 	s.left -= s.n
-	if !ok || s.n == 0 || s.from < 0 || s.count > 1 && literals == 0 && d == 0 { // the last: two instructions for what is one
+	if !ok || s.n == 0 || s.from < 0 || s.from+s.n > maxText || s.count > 1 && literals == 0 && d == 0 { // the last: two for what is one
 		s.bad = true
 		return false
 	}
 	return true
 }
 
-func (s *patchSteps) uvarint(limit int) (int, bool) {
-	if s.pos < len(s.ops) && s.ops[s.pos] < 0x80 {
-		v := int(s.ops[s.pos])
-		s.pos++
-		return v, v <= limit
+// uvarint reads a uvarint of up to limit. Most have one byte, nearly all of the others two or three.
+func (s *patchReader) uvarint(limit int) (v int, ok bool) {
+	switch p := s.ops[s.pos:]; {
+	case len(p) > 0 && p[0] < 0x80:
+		v, s.pos = int(p[0]), s.pos+1
+	case len(p) > 1 && p[1] < 0x80 && p[1] > 0:
+		v, s.pos = int(p[0]&0x7f)|int(p[1])<<7, s.pos+2
+	case len(p) > 2 && p[1] >= 0x80 && p[2] < 0x80 && p[2] > 0:
+		v, s.pos = int(p[0]&0x7f)|int(p[1]&0x7f)<<7|int(p[2])<<14, s.pos+3
+	default:
+		long, n := shortUvarint(p)
+		s.pos += n
+		return int(min(long, uint64(limit))), n > 0 && long <= uint64(limit)
 	}
-	v, n := shortUvarint(s.ops[s.pos:])
-	s.pos += n
-	return int(min(v, uint64(limit))), n > 0 && v <= uint64(limit)
+	return v, v <= limit
 }
 
 // shortUvarint reads a uvarint in its shortest form; n is 0 if there is none.
@@ -264,6 +294,9 @@ func shortUvarint(p []byte) (v uint64, n int) {
 // maxShift bounds how far a copy begins from where the last one would have gone on, in zigzag form.
 const maxShift = 1<<31 - 1
 
+// maxText bounds the places in a base text: its bytes are those of index.MaxBases frames at most.
+const maxText = 1<<32 - 1
+
 // Apply makes dst the text of the patch's blob i, of pieces of its base and of the patch. Both must stay as they are for as
 // long as dst is used, which becomes a rope of the base's texts. An error, in whose chain is ErrCorrupt, says that the blob
 // does not rest on that base.
@@ -277,21 +310,22 @@ func (p *Patch) Apply(dst *Rope, i int, base *Rope) error {
 	if len(p.literals) > 0 {
 		text = dst.texts.add(p.literals)
 	}
-	c := ropeCursor{r: base}
-	it := p.instructions(i)
-	for it.next() {
-		if n := uint32(it.literals); n > 0 {
-			dst.pieces = append(dst.pieces, piece{text, at, n})
-			dst.size += it.literals
-			at += n
+	out, end, from := dst.pieces, uint32(0), 0
+	for _, s := range p.stepsOf(i) {
+		if s.literals > 0 {
+			end += s.literals
+			out = append(out, piece{text, at, end})
+			at += s.literals
 		}
-		if it.n > 0 {
-			if it.n > base.size-it.from {
-				return fmt.Errorf("patch: copy of %d bytes at %d of a base of %d: %w", it.n, it.from, base.size, ErrCorrupt)
+		if s.n > 0 {
+			if int(s.from)+int(s.n) > base.size {
+				return fmt.Errorf("patch: copy of %d bytes at %d of a base of %d: %w", s.n, s.from, base.size, ErrCorrupt)
 			}
-			c.copyTo(dst, it.from, it.n)
+			out, from = appendRange(out, end, base.pieces, from, s.from, s.from+s.n)
+			end += s.n
 		}
 	}
+	dst.pieces, dst.size = out, int(end)
 	dst.settle()
 	return nil
 }

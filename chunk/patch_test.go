@@ -229,6 +229,7 @@ func TestPatchStrict(t *testing.T) {
 		{"copy before the base", "04 00 02 08 09 04 aabbccddeeff", "instruction 1"},
 		{"one copy written as two", "07 00 02 04 00 00 04 00 04 aabbccddeeff", "instruction 2"},
 		{"number not the shortest", "05 00 8200 08 00 04 aabbccddeeff", "instruction 1"},
+		{"number of three bytes not the shortest", "06 00 828000 08 00 04 aabbccddeeff", "instruction 1"},
 		{"instructions end early", "03 00 02 08 00 aabbccddeeff", "instruction 1 of blob 2"},
 		{"instructions left over", "05 00 02 08 00 04 00 aabbccddeeff", "left over"},
 		{"too few literals", "04 00 02 08 00 04 aabbccddee", "literals"},
@@ -298,6 +299,64 @@ func TestPatchOfManyPieces(t *testing.T) {
 	}
 	if !bytes.Equal(patched(t, p, 0, rope(base)), src) {
 		t.Error("differs")
+	}
+}
+
+// Copies that begin anywhere in a base of many pieces, as records that resemble each other have them.
+func TestPatchesOutOfOrder(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 6))
+	text := noise(1, 100_000)
+	var texts chunk.Texts
+	base := texts.NewRope()
+	for rest := text; len(rest) > 0; {
+		n := min(1+rng.IntN(1000), len(rest))
+		base.Append(rest[:n])
+		rest = rest[n:]
+	}
+	unknown := texts.NewRope()
+	unknown.SetUnknown(len(text))
+	later := unknown // the same with the base put in last
+	c := chunk.NewCodec(chunk.LevelDefault)
+	for night := range 5 {
+		var next []byte
+		for len(next) < 100_000 {
+			at := rng.IntN(len(text) - 2000)
+			next = append(next, text[at:at+50+rng.IntN(1500)]...)
+			next = append(next, noise(uint64(len(next)+night), rng.IntN(20))...)
+		}
+		var w chunk.PatchWriter
+		w.Add(next, text)
+		stored, _ := c.EncodePatch(nil, &w)
+		p, err := c.DecodePatch(stored, []uint32{uint32(len(next))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		up, upLater := texts.NewRope(), texts.NewRope()
+		if err := errors.Join(p.Apply(up, 0, base), p.Apply(upLater, 0, later)); err != nil {
+			t.Fatal(err)
+		}
+		if night == 0 {
+			unknown = base
+		}
+		got := texts.NewRope()
+		if err := upLater.On(got, unknown); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(up.AppendTo(nil), next) || !bytes.Equal(got.AppendTo(nil), next) {
+			t.Fatalf("night %d: differs", night)
+		}
+		base, later, text = up, upLater, next
+	}
+}
+
+// A place that does not fit into 32 bits is no place.
+func TestPatchOfFarPlaces(t *testing.T) {
+	far := []byte{0, 1, 0xfe, 0xff, 0xff, 0xff, 0x07} // no literals, 1 byte, 2^30-1 behind where the last copy ended
+	ops := append(bytes.Repeat(far, 4), 96)
+	stored := slices.Concat([]byte{byte(len(ops)), 0}, ops, noise(1, 96))
+	_, err := chunk.NewCodec(chunk.LevelDefault).DecodePatch(stored, []uint32{100})
+	if !errors.Is(err, chunk.ErrCorrupt) || !strings.Contains(err.Error(), "instruction 4") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -35,59 +35,91 @@ type Rope struct {
 	open   bool // it has unknown bytes
 }
 
-// piece is n bytes of a text, from at on. Ropes of deltas have thousands, which each delta of a chain copies: hence no
-// pointers.
-type piece struct{ text, at, n uint32 }
+// piece is bytes of a text, from at on; in its rope it ends at end, where the next one begins. Ropes of deltas have thousands,
+// which each delta of a chain copies: hence no pointers. The places are there to search in, as copies do not come in the
+// order of their bases where records resemble each other.
+type piece struct{ text, at, end uint32 }
 
-func (r *Rope) bytesOf(p piece) []byte { return r.texts.all[p.text][p.at : p.at+p.n] }
+// bytesOf returns the bytes of a piece that begins at start in its rope.
+func (r *Rope) bytesOf(p piece, start uint32) []byte {
+	return r.texts.all[p.text][p.at : p.at+p.end-start]
+}
 
 // unknown is the text that On puts in later.
 const unknown = 1<<32 - 1
 
 // SetUnknown makes the rope n bytes that are not known yet. What patches make of it, On makes known.
 func (r *Rope) SetUnknown(n int) {
-	r.pieces, r.size, r.open = append(r.pieces[:0], piece{unknown, 0, uint32(n)}), n, true
+	r.pieces, r.size, r.open = r.pieces[:0], n, true
+	if n > 0 {
+		r.pieces = append(r.pieces, piece{unknown, 0, uint32(n)})
+	}
 }
 
 // On makes dst what r is when the unknown bytes that it rests on are base, a rope of the same texts.
 func (r *Rope) On(dst *Rope, base *Rope) error {
 	out := slices.Grow(dst.pieces[:0], len(r.pieces)+len(base.pieces)) // mostly all there will be
-	below := base.pieces
-	i, start := 0, uint32(0) // the piece of the base where the last one ended, as in ropeCursor, whose work this is in one loop
+	start, i := uint32(0), 0
 	for _, p := range r.pieces {
 		if p.text != unknown {
 			out = append(out, p)
-			continue
-		}
-		end := p.at + p.n
-		if int(end) > base.size {
+		} else if int(p.at+p.end-start) > base.size {
 			return fmt.Errorf("patch: a base of %d bytes where there should be more: %w", base.size, ErrCorrupt)
+		} else {
+			out, i = appendRange(out, start, base.pieces, i, p.at, p.at+p.end-start)
 		}
-		for p.at < start {
-			i--
-			start -= below[i].n
-		}
-		for p.at >= start+below[i].n {
-			start += below[i].n
-			i++
-		}
-		q := below[i]
-		skip := p.at - start
-		q.at += skip
-		q.n -= skip
-		for start+below[i].n < end {
-			out = append(out, q)
-			start += below[i].n
-			i++
-			q = below[i]
-			skip = 0
-		}
-		q.n = end - start - skip
-		out = append(out, q)
+		start = p.end
 	}
 	dst.pieces, dst.size, dst.texts, dst.open = out, r.size, r.texts, base.open
 	dst.settle()
 	return nil
+}
+
+// appendRange appends to out, a rope's pieces that end at end, the bytes from < to of the rope that has pieces below. i is
+// where the last range ended, near which the next one mostly begins; the new one is returned.
+func appendRange(out []piece, end uint32, below []piece, i int, from, to uint32) ([]piece, int) {
+	i = seek(below, i, from)
+	q := below[i]
+	start := uint32(0)
+	if i > 0 {
+		start = below[i-1].end
+	}
+	q.at += from - start
+	shift := end - from // from places in below to places in out
+	for q.end < to {
+		out = append(out, piece{q.text, q.at, q.end + shift})
+		i++
+		q = below[i]
+	}
+	return append(out, piece{q.text, q.at, to + shift}), i
+}
+
+// seek returns the piece that holds the byte at place at, which must be there. It looks near i first.
+func seek(pieces []piece, i int, at uint32) int {
+	if at < pieces[i].end {
+		if i == 0 || at >= pieces[i-1].end {
+			return i
+		}
+		pieces, i = pieces[:i], 0
+	} else {
+		const near = 4
+		for k := i + 1; k <= i+near && k < len(pieces); k++ {
+			if at < pieces[k].end {
+				return k
+			}
+		}
+		i += near
+	}
+	for n := len(pieces) - i; n > 1; { // the first piece that ends behind at is one of n from i on
+		half := n / 2
+		next := i
+		if pieces[i+half-1].end <= at { // as a conditional move: nobody can predict it
+			next = i + half
+		}
+		i = next
+		n -= half
+	}
+	return i
 }
 
 // settle copies the text together if its pieces are so short that following them costs more.
@@ -118,8 +150,8 @@ func (r *Rope) Append(p []byte) {
 	if r.texts == nil {
 		r.texts = &Texts{}
 	}
-	r.pieces = append(r.pieces, piece{r.texts.add(p), 0, uint32(len(p))})
 	r.size += len(p)
+	r.pieces = append(r.pieces, piece{r.texts.add(p), 0, uint32(r.size)})
 }
 
 // AppendRope adds the text of o to the end.
@@ -127,20 +159,24 @@ func (r *Rope) AppendRope(o *Rope) {
 	if r.texts == nil {
 		r.texts = o.texts
 	}
-	if r.texts != o.texts {
-		for _, p := range o.pieces {
-			r.Append(o.bytesOf(p))
+	start := uint32(0)
+	for _, p := range o.pieces {
+		if r.texts != o.texts {
+			r.Append(o.bytesOf(p, start))
+		} else {
+			r.size += int(p.end - start)
+			r.pieces = append(r.pieces, piece{p.text, p.at, uint32(r.size)})
 		}
-		return
+		start = p.end
 	}
-	r.pieces = append(r.pieces, o.pieces...)
-	r.size += o.size
 }
 
 // AppendTo appends the text to dst.
 func (r *Rope) AppendTo(dst []byte) []byte {
+	start := uint32(0)
 	for _, p := range r.pieces {
-		dst = append(dst, r.bytesOf(p)...)
+		dst = append(dst, r.bytesOf(p, start)...)
+		start = p.end
 	}
 	return dst
 }
@@ -149,40 +185,8 @@ func (r *Rope) AppendTo(dst []byte) []byte {
 // The bytes must not be changed.
 func (r *Rope) Bytes(scratch *[]byte) []byte {
 	if len(r.pieces) == 1 {
-		return r.bytesOf(r.pieces[0])
+		return r.bytesOf(r.pieces[0], 0)
 	}
-	*scratch = r.AppendTo((*scratch)[:0])
+	*scratch = r.AppendTo(slices.Grow((*scratch)[:0], r.size))
 	return *scratch
-}
-
-// ropeCursor is a place in a rope: the text begins at start with piece i. Places are mostly asked for in their order, so
-// that walking from the last one beats searching.
-type ropeCursor struct {
-	r        *Rope
-	i, start int
-}
-
-// copyTo appends n > 0 bytes from offset off to dst, a rope of the same texts. The range must be within the rope.
-func (c *ropeCursor) copyTo(dst *Rope, off, n int) {
-	pieces := c.r.pieces
-	i, start := c.i, c.start
-	for off < start {
-		i--
-		start -= int(pieces[i].n)
-	}
-	for off >= start+int(pieces[i].n) {
-		start += int(pieces[i].n)
-		i++
-	}
-	first, skip := i, off-start
-	for end := off + n; start+int(pieces[i].n) < end; i++ {
-		start += int(pieces[i].n)
-	}
-	c.i, c.start = i, start
-	at := len(dst.pieces)
-	dst.pieces = append(dst.pieces, pieces[first:i+1]...)
-	dst.size += n
-	dst.pieces[len(dst.pieces)-1].n = uint32(off + n - start)
-	dst.pieces[at].at += uint32(skip)
-	dst.pieces[at].n -= uint32(skip)
 }

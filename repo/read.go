@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
@@ -249,7 +250,7 @@ func notThis(id chunk.ID) error {
 
 // ReadOptions are the options of ReadBlobs.
 type ReadOptions struct {
-	Workers int // ranges that are fetched and opened at a time; 0 means 4
+	Workers int // ranges that are fetched and opened at a time; 0 means 4; no more than pay where the storage is near
 	// OnError is called for each blob that can't be read, from any goroutine; where it returns nil the
 	// others go on. Nil: the first error ends it.
 	OnError func(i int, err error) error
@@ -267,6 +268,9 @@ type ReadOptions struct {
 func (r *Repository) ReadBlobs(ctx context.Context, ids []chunk.ID, o ReadOptions, fn func(i int, data []byte) error) error {
 	if o.Workers <= 0 {
 		o.Workers = 4
+	}
+	if r.stage.near { // then more than there are processors to open what comes take memory alone
+		o.Workers = min(o.Workers, runtime.GOMAXPROCS(0)+1)
 	}
 	left, err := r.readBlobs(ctx, ids, nil, o, fn, true)
 	if err != nil || len(left) == 0 {

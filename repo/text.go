@@ -24,21 +24,29 @@ func (o *openedFrame) memory() int {
 
 // openPatch opens a frame that is a patch.
 func (r *Repository) openPatch(pack index.PackID, kind index.Kind, f *index.Frame, sealed []byte, s *frameScratch) (*chunk.Patch, error) {
+	p := &chunk.Patch{}
+	if err := r.openPatchInto(p, nil, pack, kind, f, sealed, s); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// openPatchInto is openPatch into the memory of p, and what alloc returns (chunk.Codec.DecodePatchInto).
+func (r *Repository) openPatchInto(p *chunk.Patch, alloc func(int) []byte, pack index.PackID, kind index.Kind, f *index.Frame, sealed []byte, s *frameScratch) error {
 	s.ad = frameAD(s.ad[:0], kind, f)
 	stored, err := r.keys.open(s.stored[:0], sealed, s.ad)
 	if err != nil {
-		return nil, frameDamage(DamageOpen, pack, f, err)
+		return frameDamage(DamageOpen, pack, f, err)
 	}
 	s.stored = stored
 	s.sizes = s.sizes[:0]
 	for _, b := range f.Blobs {
 		s.sizes = append(s.sizes, b.Size)
 	}
-	p, err := r.keys.codec.DecodePatch(stored, s.sizes)
-	if err != nil {
-		return nil, frameDamage(DamageDecode, pack, f, err)
+	if err := r.keys.codec.DecodePatchInto(p, alloc, stored, s.sizes); err != nil {
+		return frameDamage(DamageDecode, pack, f, err)
 	}
-	return p, nil
+	return nil
 }
 
 func frameDamage(kind string, pack index.PackID, f *index.Frame, err error) error {

@@ -214,6 +214,25 @@ type unitScratch struct {
 	ropes []*chunk.Rope // free ones, of texts
 	texts chunk.Texts
 	arena arena
+
+	patches []*chunk.Patch // of this unit, and behind them those of earlier ones
+	opened  int            // those of this unit
+}
+
+// newPatch returns a patch whose memory is taken back after the unit.
+func (s *unitScratch) newPatch() *chunk.Patch {
+	if s.opened == len(s.patches) {
+		s.patches = append(s.patches, &chunk.Patch{})
+	}
+	s.opened++
+	return s.patches[s.opened-1]
+}
+
+// reset takes the memory of the last unit back.
+func (s *unitScratch) reset() {
+	s.opened = 0
+	s.arena.reset()
+	s.texts.Reset()
 }
 
 // arena hands out memory that is taken back as a whole.
@@ -484,8 +503,12 @@ func (u *unit) open(f *unitFrame, blob *unitBlob) (err error) {
 	s := &u.s.frame
 	if f.Encoding == chunk.Patched {
 		f.opened = true
-		f.patch, err = u.b.r.openPatch(f.packID, f.kind, &f.Frame, f.sealed, s)
-		return err
+		p := u.s.newPatch()
+		if err := u.b.r.openPatchInto(p, u.s.arena.alloc, f.packID, f.kind, &f.Frame, f.sealed, s); err != nil {
+			return err
+		}
+		f.patch = p
+		return nil
 	}
 	var base []byte
 	if len(f.Bases) > 0 {
@@ -579,8 +602,7 @@ func (b *batch) readUnit(ctx context.Context, wants []want, file *packFile) (err
 		s = &unitScratch{}
 	}
 	defer b.scratch.Put(s)
-	s.arena.reset()
-	defer s.texts.Reset()
+	defer s.reset()
 	u := &unit{b: b, s: s, file: file, blobs: map[index.BlobRef]*unitBlob{}, frames: map[index.FrameRef]*unitFrame{}}
 	if b.copier != nil {
 		u.copy = b.copier.newUnit()

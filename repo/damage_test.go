@@ -62,6 +62,10 @@ func damageOps() []damageOp {
 			notes, err := r.Annotations(ctx)
 			for id, list := range notes {
 				for _, n := range list {
+					if n.Damage != nil { // it is told, and stops nothing
+						err = errors.Join(err, n.Damage)
+						continue
+					}
 					if id == d.fx.forgotten.ID && string(n.Data) != "note" {
 						err = errors.Join(err, fmt.Errorf("a wrong note: %q", n.Data))
 					}

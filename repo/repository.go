@@ -32,7 +32,8 @@ type Repository struct {
 	frames *frameCache
 	stage  *stage
 
-	witness Witness // nil: nobody watches
+	witness  Witness            // nil: nobody watches
+	onDamage func(*DamageError) // may be nil
 
 	denied   atomic.Bool   // the storage did not let something be removed
 	loading  chan struct{} // held, as one element, by LoadIndex
@@ -62,6 +63,8 @@ type OpenOptions struct {
 	Frames FrameCache
 	// Near says that reading from the storage costs nothing: it is a folder of this machine.
 	Near bool
+	// OnDamage is called for damage that stops nothing, each time that it is met, from any goroutine. It may be nil.
+	OnDamage func(*DamageError)
 }
 
 // Init makes a repository. It fails with ErrExists where a config is already, or keys and data without
@@ -191,6 +194,7 @@ func opened(st storage.Storage, c config, k *keyObject, s *sealedKey, o *OpenOpt
 	if r.cached == nil {
 		r.cached = st
 	}
+	r.onDamage = o.OnDamage
 	r.stage = newStage(r, o)
 	r.key.ID, r.key.Current = k.ID, true
 	copy(r.master[:], s.Master)

@@ -290,6 +290,8 @@ func (r *Repository) Undelete(ctx context.Context, refs []SnapshotRef) (err erro
 type Annotation struct {
 	Time time.Time // when it was made; orders the notes of a snapshot
 	Data []byte    // opaque to this package
+	// Damage says why it cannot be read: there is no Data, and nobody knows what it says. Else nil.
+	Damage *DamageError
 }
 
 // Annotate adds a note to a snapshot. Notes are never changed; the newest decides.
@@ -307,49 +309,70 @@ func (r *Repository) CopyAnnotation(ctx context.Context, id SnapshotID, a Annota
 	return r.writeObject(ctx, annotationsDir+id.String()+"-"+hex.EncodeToString(note[:]), append(content, a.Data...))
 }
 
-// Annotations reads all notes, by snapshot, in the order of their times.
+// Annotations reads all notes, by snapshot, in the order of their times. One that cannot be read is there with Damage, at the
+// time when the backend says that it was stored, or after all others where it does not say.
 func (r *Repository) Annotations(ctx context.Context) (map[SnapshotID][]Annotation, error) {
-	names, err := r.annotationNames(ctx)
+	infos, err := r.annotationInfos(ctx)
 	if err != nil {
 		return nil, err
 	}
 	notes := map[SnapshotID][]Annotation{}
-	for id, list := range names {
-		for _, name := range list {
-			data, err := r.readObject(ctx, name)
+	for id, list := range infos {
+		for _, info := range list {
+			a, err := r.annotation(ctx, info.Name)
 			if errors.Is(err, storage.ErrNotExist) {
 				continue // swept meanwhile
+			}
+			if damage := (*DamageError)(nil); errors.As(err, &damage) {
+				if damage.Hint == "" {
+					damage.Hint = whatToDo(info.Name)
+				}
+				a, err = Annotation{Time: info.ModTime.UTC(), Damage: damage}, nil
+				if info.ModTime.IsZero() {
+					a.Time = time.Unix(1<<40, 0).UTC()
+				}
+				if r.onDamage != nil {
+					r.onDamage(damage)
+				}
 			}
 			if err != nil {
 				return nil, err
 			}
-			if len(data) < 8 {
-				return nil, &DamageError{Kind: DamageDecode, Object: name, Detail: "is too short"}
-			}
-			notes[id] = append(notes[id], Annotation{Time: time.Unix(0, int64(binary.LittleEndian.Uint64(data))).UTC(), Data: data[8:]})
+			notes[id] = append(notes[id], a)
 		}
 		slices.SortStableFunc(notes[id], func(a, b Annotation) int { return a.Time.Compare(b.Time) })
 	}
 	return notes, nil
 }
 
-// annotationNames lists the notes' objects by snapshot, in the order of their names.
-func (r *Repository) annotationNames(ctx context.Context) (map[SnapshotID][]string, error) {
-	names := map[SnapshotID][]string{}
+// annotation reads a note.
+func (r *Repository) annotation(ctx context.Context, name string) (Annotation, error) {
+	data, err := r.readObject(ctx, name)
+	if err != nil {
+		return Annotation{}, err
+	}
+	if len(data) < 8 {
+		return Annotation{}, &DamageError{Kind: DamageDecode, Object: name, Detail: "is too short"}
+	}
+	return Annotation{Time: time.Unix(0, int64(binary.LittleEndian.Uint64(data))).UTC(), Data: data[8:]}, nil
+}
+
+// annotationInfos lists the notes' objects by snapshot, in the order of their names. What has another name is no note, as
+// Check says.
+func (r *Repository) annotationInfos(ctx context.Context) (map[SnapshotID][]storage.Info, error) {
+	infos := map[SnapshotID][]storage.Info{}
 	err := r.cached.List(ctx, annotationsDir, func(i storage.Info) error {
 		head, _, _ := strings.Cut(path.Base(i.Name), "-")
-		id, err := ParseSnapshotID(head)
-		if err != nil {
-			return &DamageError{Kind: DamageDecode, Object: i.Name, Detail: "is not the name of an annotation"}
+		if id, err := ParseSnapshotID(head); err == nil {
+			infos[id] = append(infos[id], i)
 		}
-		names[id] = append(names[id], i.Name)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing annotations: %w", err)
 	}
-	for _, list := range names {
-		slices.Sort(list)
+	for _, list := range infos {
+		slices.SortFunc(list, func(a, b storage.Info) int { return cmp.Compare(a.Name, b.Name) })
 	}
-	return names, nil
+	return infos, nil
 }

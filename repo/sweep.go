@@ -83,7 +83,7 @@ func (p *PrunePlan) sweepForgotten(ctx context.Context, gone map[index.PackID]bo
 	if err != nil || len(doomed) == 0 {
 		return err
 	}
-	notes, err := p.r.annotationNames(ctx)
+	notes, err := p.r.annotationInfos(ctx)
 	if err != nil {
 		return err
 	}
@@ -95,8 +95,8 @@ func (p *PrunePlan) sweepForgotten(ctx context.Context, gone map[index.PackID]bo
 		delete(notes, ref.ID) // one whose manifest was damaged and is there again has the same
 	}
 	for _, ref := range doomed {
-		for _, name := range append(notes[ref.ID], ref.forgottenName()) {
-			if err := p.remove(ctx, name); err != nil {
+		for _, info := range append(notes[ref.ID], storage.Info{Name: ref.forgottenName()}) {
+			if err := p.remove(ctx, info.Name); err != nil {
 				return err
 			}
 		}

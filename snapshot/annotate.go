@@ -89,6 +89,8 @@ func (s *Snapshot) Hold() *Hold {
 	for _, a := range s.Notes {
 		n, err := decodeNote(a.Data)
 		switch {
+		case a.Damage != nil:
+			hold = &Hold{Reason: "it has a damaged note, which may have been a hold", Since: a.Time}
 		case err != nil:
 			hold = &Hold{Reason: "it has a note that this version of wtsnap cannot read", Since: a.Time}
 		case n.Hold != nil:
@@ -149,6 +151,14 @@ func ReleaseAnomaly(ctx context.Context, r *repo.Repository, id repo.SnapshotID,
 // ReleaseHold ends a snapshot's hold.
 func ReleaseHold(ctx context.Context, r *repo.Repository, id repo.SnapshotID) error {
 	return annotate(ctx, r, id, note{Release: true})
+}
+
+// copyNote adds a note of one snapshot to another. A damaged one becomes what it counts for, a hold.
+func copyNote(ctx context.Context, r *repo.Repository, id repo.SnapshotID, a repo.Annotation) error {
+	if a.Damage != nil {
+		return SetHold(ctx, r, id, "a note of the snapshot that it was made of is damaged, and may have been a hold", time.Time{})
+	}
+	return r.CopyAnnotation(ctx, id, a)
 }
 
 func annotate(ctx context.Context, r *repo.Repository, id repo.SnapshotID, n note) error {

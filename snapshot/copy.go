@@ -101,7 +101,7 @@ func PlanCopy(ctx context.Context, from, to *repo.Repository, snaps []*Snapshot)
 // missingNotes returns the notes of a snapshot that the other repository lacks.
 func (p *CopyPlan) missingNotes(s *Snapshot) (missing []repo.Annotation) {
 	for _, n := range s.Notes {
-		if !slices.ContainsFunc(p.notes[s.Ref.ID], func(o repo.Annotation) bool {
+		if n.Damage == nil && !slices.ContainsFunc(p.notes[s.Ref.ID], func(o repo.Annotation) bool {
 			return o.Time.Equal(n.Time) && string(o.Data) == string(n.Data)
 		}) {
 			missing = append(missing, n)

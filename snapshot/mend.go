@@ -134,7 +134,7 @@ func (p *MendPlan) store(ctx context.Context, s *repo.Session, m *MendedSnapshot
 		return err
 	}
 	for _, n := range m.Snapshot.Notes { // its tags and holds are the new one's
-		if err := p.r.CopyAnnotation(ctx, m.Mended.ID, n); err != nil {
+		if err := copyNote(ctx, p.r, m.Mended.ID, n); err != nil {
 			return err
 		}
 	}

@@ -140,7 +140,7 @@ func (a *app) copy(c *cli.Context) error {
 	doc.fill(plan)
 	doc.Requests, doc.Seconds = copyRequests{requestsOf(a.backend), requestsOf(a.second)}, time.Since(start).Seconds()
 	a.done(doc, func(w io.Writer) { printCopy(w, plan, doc) })
-	return errors.Join(err, broken)
+	return errors.Join(err, broken, a.noteDamage("copying"))
 }
 
 // uploads is how many packs may be on their way at a time: 0 = the default.

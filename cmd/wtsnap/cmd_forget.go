@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -144,7 +145,7 @@ func (a *app) forget(c *cli.Context) error {
 	if err == nil && held != nil {
 		return held
 	}
-	return err
+	return cmp.Or(err, a.noteDamage("forgetting"))
 }
 
 // heldBy returns a *snapshot.HeldError where an anomaly held the rules up. What was named was meant.

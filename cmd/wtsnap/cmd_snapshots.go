@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -122,7 +123,7 @@ Examples:
 				docs = append(docs, newSnapshotDoc(s))
 			}
 			a.result(map[string][]snapshotDoc{"snapshots": docs}, func(w io.Writer) { a.printSnapshots(w, snaps) })
-			return err
+			return errors.Join(err, a.noteDamage("listing the snapshots"))
 		}),
 	}
 }

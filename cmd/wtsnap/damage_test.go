@@ -96,9 +96,8 @@ var mayFail = map[string]map[string][]int{
 	},
 	"forgotten": {"undelete": {exitDamage}, "check": {exitDamage}, "check --read-data": {exitDamage}},
 	"annotation": {
-		"check": {exitDamage}, "check --read-data": {exitDamage}, "snapshots": {exitDamage}, "forget": {exitDamage}, "forget an id": {exitDamage},
-		"tag": {exitDamage}, "hold": {exitDamage}, "undelete": {exitDamage}, "find": {exitDamage}, "stats": {exitDamage}, "status": {exitDamage},
-		"drill": {exitDamage}, "copy": {exitDamage},
+		"check": {exitDamage}, "check --read-data": {exitDamage}, "snapshots": {exitDamage}, "forget": {exitDamage},
+		"forget an id": {exitDamage, exitUsage /* held */}, "copy": {exitDamage},
 	},
 	"condemned": {"check": {exitDamage}, "check --read-data": {exitDamage}},
 	"lease": {

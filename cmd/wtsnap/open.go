@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -146,11 +147,39 @@ func (a *app) openRepo() (*repo.Repository, error) {
 
 // openAt opens the repository that lies in a place.
 func (a *app) openAt(b *backend, spec string, password []byte) (*repo.Repository, error) {
-	r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Cached: b.cached, Frames: b.frames, Near: b.remote == nil})
+	r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Cached: b.cached, Frames: b.frames, Near: b.remote == nil,
+		OnDamage: a.damaged})
 	if err != nil {
 		return nil, fmt.Errorf("opening the repository %s: %w", shownRepo(spec), err)
 	}
 	a.watch(r, spec)
 	debug.FreeOSMemory() // a password's key derivation took 64 MiB, which nothing needs any more
 	return r, nil
+}
+
+// damaged warns of damage that stops nothing, once.
+func (a *app) damaged(e *repo.DamageError) {
+	a.mu.Lock()
+	known := slices.ContainsFunc(a.damages, func(d *repo.DamageError) bool { return d.Object == e.Object })
+	if !known {
+		a.damages = append(a.damages, e)
+	}
+	a.mu.Unlock()
+	if !known {
+		text := e.Error()
+		if e.Hint != "" {
+			text += "\n  try: " + e.Hint
+		}
+		a.warn(text)
+	}
+}
+
+// noteDamage is the error that a command ends with which has done its work, but for notes that cannot be read.
+func (a *app) noteDamage(verb string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.damages) == 0 {
+		return nil
+	}
+	return &statusError{exitDamage, verb + ": " + plural(len(a.damages), "note", "notes") + " of snapshots cannot be read", "what is said above", nil}
 }

@@ -111,7 +111,7 @@ func (a *app) configShow(*cli.Context) error {
 	if a.config == nil {
 		return usagef("wtsnap config example prints one", "there is no configuration")
 	}
-	doc := a.config.Redacted(shownRepo)
+	doc := a.config.Redacted(a.vocabulary(), shownRepo)
 	text, err := config.Format(doc)
 	if err != nil {
 		return err

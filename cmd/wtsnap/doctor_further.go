@@ -33,7 +33,7 @@ func (x *examination) furtherRepository(name string, readOnly bool) {
 		if isUsage(err) {
 			code = exitUsage
 		}
-		x.found.Problem(area, code, "@"+name+": "+message(err), hint(err))
+		x.found.Problem(area, code, "@"+name+": "+message(err), cmpOr(hint(err), "wtsnap -r @"+name+" init --new-key-file FILE makes it; docs/operations.md: A second copy"))
 	}
 	p, err := x.furtherPlace(name)
 	if err != nil {

@@ -40,13 +40,17 @@ type proof struct {
 	promised time.Duration
 }
 
-// set compares the time of a proof with what was promised.
-func (p *proof) set(at time.Time, promised time.Duration, now time.Time) {
+// set compares the time of a proof with what was promised. One that never was is late when it could have been for so long: since
+// the time of the oldest snapshot.
+func (p *proof) set(at time.Time, promised time.Duration, oldest, now time.Time) {
 	p.at, p.promised, p.Promised = at, promised, promised.Seconds()
 	if !at.IsZero() {
 		p.Time, p.Seconds = utc(at), max(0, now.Sub(at).Seconds())
 	}
-	p.Late = promised > 0 && (at.IsZero() || now.Sub(at) > promised)
+	if at.IsZero() {
+		at = oldest
+	}
+	p.Late = promised > 0 && !at.IsZero() && now.Sub(at) > promised
 }
 
 // checked takes what the ledger of checks says: the last check that read data, and the last one that counted what all have read.
@@ -158,9 +162,13 @@ func (a *app) gather(r *repo.Repository, snaps []*snapshot.Snapshot, list []snap
 		m.remarks = append(m.remarks, "the ledger of drills: "+message(err))
 	}
 	drillAges, checkAge := a.proofPromises()
+	var oldest time.Time
 	for i := range list {
 		name := list[i].Instance
-		m.drills[name] = drillProof(records, name, drillAges[name], m.now)
+		m.drills[name] = drillProof(records, &list[i], drillAges[name], m.now)
+		if at := list[i].Oldest; oldest.IsZero() || !at.IsZero() && at.Before(oldest) {
+			oldest = at
+		}
 		m.retention[name] = a.retention(snaps, name, m.now)
 	}
 	m.check = &proof{}
@@ -169,7 +177,7 @@ func (a *app) gather(r *repo.Repository, snaps []*snapshot.Snapshot, list []snap
 		m.remarks = append(m.remarks, "the ledger of checks: "+message(err))
 	}
 	m.check.checked(last, covering)
-	m.check.set(m.check.at, checkAge, m.now)
+	m.check.set(m.check.at, checkAge, oldest, m.now)
 	if ask {
 		if err := m.ask(a); err != nil {
 			m.remarks = append(m.remarks, "asking the storage: "+message(err))
@@ -203,10 +211,10 @@ func (m *more) ask(a *app) error {
 }
 
 // drillProof is what the ledger says of an instance's drills.
-func drillProof(records []drill.Record, instance string, promised time.Duration, now time.Time) *proof {
+func drillProof(records []drill.Record, of *snapshot.InstanceStatus, promised time.Duration, now time.Time) *proof {
 	p := &proof{}
 	var at time.Time
-	own := slices.DeleteFunc(slices.Clone(records), func(rec drill.Record) bool { return rec.Instance != instance })
+	own := slices.DeleteFunc(slices.Clone(records), func(rec drill.Record) bool { return rec.Instance != of.Instance })
 	p.Problems = int64(len(drill.StillWrong(own, now)))
 	for _, rec := range own {
 		if rec.Time.Before(at) {
@@ -221,7 +229,7 @@ func drillProof(records []drill.Record, instance string, promised time.Duration,
 			}
 		}
 	}
-	p.set(at, promised, now)
+	p.set(at, promised, of.Oldest, now)
 	p.Late = p.Late || promised > 0 && p.Overdue > 0
 	return p
 }

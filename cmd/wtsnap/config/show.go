@@ -9,12 +9,14 @@ import (
 	"github.com/whole-tale/wtsnap/snapshot"
 )
 
-// Redacted is the configuration in the form of its file, without secrets. place returns what may be shown of a
-// repository's place, which may be a connection string with a password in it.
-func (c *Config) Redacted(place func(string) string) map[string]any {
-	out := values(c.Globals, place)
+// Redacted is the configuration in the form of its file, without secrets; what it says can be read again. place returns what may
+// be shown of a repository's place, which may be a connection string with a password in it.
+func (c *Config) Redacted(vocabulary Vocabulary, place func(string) string) map[string]any {
+	values := func(v Values, flags map[string]Flag) map[string]any { return v.redacted(flags, place) }
+	commands := vocabulary.Commands
+	out := values(c.Globals, vocabulary.Globals)
 	for name, v := range c.Commands {
-		out[name] = values(v, place)
+		out[name] = values(v, commands[name])
 	}
 	table := func(name string) map[string]any {
 		t, ok := out[name].(map[string]any)
@@ -25,15 +27,15 @@ func (c *Config) Redacted(place func(string) string) map[string]any {
 		return t
 	}
 	for name, v := range c.Repositories {
-		t := values(v, place)
+		t := values(v, vocabulary.Globals)
 		for command, v := range c.Elsewhere[name] {
-			t[command] = values(v, place)
+			t[command] = values(v, commands[command])
 		}
 		table("repositories")[name] = t
 	}
 	for i := range c.Sources {
 		s := &c.Sources[i]
-		t := values(s.Values, place)
+		t := values(s.Values, vocabulary.Source)
 		t["from"] = s.From.redacted(snapshot.RedactURI)
 		s.Hooks.put(t)
 		table("sources")[s.Label] = t
@@ -57,7 +59,7 @@ func (c *Config) Redacted(place func(string) string) map[string]any {
 		put(t, "sources", j.Sources)
 		j.Hooks.put(t)
 		for name, v := range j.Commands {
-			t[name] = values(v, place)
+			t[name] = values(v, commands[name])
 		}
 		table("jobs")[name] = t
 	}
@@ -129,12 +131,15 @@ func put(t map[string]any, key string, value any) {
 	}
 }
 
-func values(v Values, place func(string) string) map[string]any {
+// redacted are the values of flags, those that are true or false as such.
+func (v Values) redacted(flags map[string]Flag, place func(string) string) map[string]any {
 	out := map[string]any{}
 	for key, texts := range v {
 		switch {
 		case key == "repo" && len(texts) == 1:
 			out[key] = place(texts[0])
+		case len(texts) == 1 && flags[key].Kind == Bool:
+			out[key] = texts[0] == "true"
 		case len(texts) == 1:
 			out[key] = texts[0]
 		default:

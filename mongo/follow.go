@@ -23,8 +23,9 @@ import (
 const (
 	// OplogLabel is the label of a captured oplog where none is given.
 	OplogLabel = "oplog"
+	// DefaultEvery is how old a slice may be before it is stored.
+	DefaultEvery = 10 * time.Minute
 
-	defaultEvery = 10 * time.Minute
 	defaultSlice = 64 << 20 // bytes
 	followAwait  = time.Second
 	// followPatience is how long a single run tries to reach the server again; a service never gives up.
@@ -43,7 +44,7 @@ type FollowOptions struct {
 
 	Instance string
 	Label    string        // "" = OplogLabel
-	Every    time.Duration // a slice is stored when it is so old; 0 = 10 minutes
+	Every    time.Duration // a slice is stored when it is so old; 0 = DefaultEvery
 	Slice    int64         // or when it has so many bytes, which are in memory until then; 0 = 64 MiB
 	Once     bool          // end at what is the newest entry at the beginning
 
@@ -90,7 +91,7 @@ func Follow(ctx context.Context, r *repo.Repository, o FollowOptions) (*FollowRe
 		o.Label = OplogLabel
 	}
 	if o.Every <= 0 {
-		o.Every = defaultEvery
+		o.Every = DefaultEvery
 	}
 	if o.Slice <= 0 {
 		o.Slice = defaultSlice
@@ -213,7 +214,7 @@ func oneEach(list []stored) []stored {
 func neededFrom(snaps []*snapshot.Snapshot, info *snapshot.MongoInfo) (from bson.Timestamp) {
 	for _, s := range snaps {
 		for _, src := range s.Sources {
-			if m := src.Mongo; m != nil && m.Role == snapshot.MongoDump && !m.Start.IsZero() && sameSet(m, info) {
+			if m := src.Mongo; m != nil && m.Role == snapshot.MongoDump && !m.Start.IsZero() && m.SameSet(info) {
 				if ts := bson.Timestamp(m.Start); from.IsZero() || ts.Before(from) {
 					from = ts
 				}
@@ -221,10 +222,6 @@ func neededFrom(snaps []*snapshot.Snapshot, info *snapshot.MongoInfo) (from bson
 		}
 	}
 	return from
-}
-
-func sameSet(a, b *snapshot.MongoInfo) bool {
-	return a == nil || b == nil || a.Set == "" || b.Set == "" || a.Set == b.Set
 }
 
 func (f *follower) spans() (out []snapshot.MongoSpan) {
@@ -356,7 +353,7 @@ func (f *follower) checkServer() error {
 	if f.s.Kind != ReplicaSet {
 		return fmt.Errorf("%s is no replica set: only such have an oplog (a set of one member will do)", f.s.URI)
 	}
-	if f.info != nil && !sameSet(f.info, &snapshot.MongoInfo{Set: f.s.Set}) {
+	if f.info != nil && !f.info.SameSet(&snapshot.MongoInfo{Set: f.s.Set}) {
 		return fmt.Errorf("%s is the replica set %s, and the oplog that was captured under the label %s is of %s; choose another label", f.s.URI, f.s.Set, f.o.Label, f.info.Set)
 	}
 	return nil

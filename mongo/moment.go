@@ -112,7 +112,7 @@ func FindMoment(ctx context.Context, r *repo.Repository, instance, label string,
 	var list []stored
 	for _, s := range snaps {
 		for _, src := range s.Sources {
-			if s.HoldsOplog() && slices.ContainsFunc(dumps, func(d dump) bool { return sameSet(d.info, src.Mongo) }) {
+			if s.HoldsOplog() && slices.ContainsFunc(dumps, func(d dump) bool { return d.info.SameSet(src.Mongo) }) {
 				found, err := storedSlices(ctx, r, s, src.Label)
 				if err != nil {
 					return nil, err

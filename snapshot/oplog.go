@@ -20,6 +20,37 @@ type MongoSpan struct {
 	To   Timestamp `json:"to"`
 }
 
+// Recoverable says of which times a state can be made from what a capture has, given all snapshots of its instance: in each
+// stretch of it, from the end of the first dump on that ends there. waiting are stretches that no dump ends in, which are of
+// no use without one.
+func (m *MongoInfo) Recoverable(snaps []*Snapshot) (spans, waiting []MongoSpan) {
+	for _, span := range m.Spans {
+		var first Timestamp
+		for _, s := range snaps {
+			for _, src := range s.Sources {
+				d := src.Mongo
+				if !s.Complete || d == nil || d.Role != MongoDump || d.Consistency == MongoNone || d.End.IsZero() || !m.SameSet(d) {
+					continue
+				}
+				if d.End.Compare(span.From) >= 0 && d.End.Compare(span.To) <= 0 && (first.IsZero() || d.End.Compare(first) < 0) {
+					first = d.End
+				}
+			}
+		}
+		if first.IsZero() {
+			waiting = append(waiting, span)
+		} else {
+			spans = append(spans, MongoSpan{first, span.To})
+		}
+	}
+	return spans, waiting
+}
+
+// SameSet reports whether two sources may be of one replica set: an unknown one may be any.
+func (m *MongoInfo) SameSet(o *MongoInfo) bool {
+	return m == nil || o == nil || m.Set == "" || o.Set == "" || m.Set == o.Set
+}
+
 // Keep adds a file as the newest finished parent has it, without reading it. It returns false where the parent does not
 // have it, or something of its content is not in the repository.
 func (k *Sink) Keep(ctx context.Context, path string) (bool, error) {

@@ -201,16 +201,37 @@ func TestParseTime(t *testing.T) {
 		"2h ago":                    local(11, 21, 10, 0, 0),
 		"3 days ago":                local(11, 18, 12, 0, 0),
 		"1m ago":                    local(10, 21, 12, 0, 0),
+		"2026-11-20 03:00:05 CET":   local(11, 20, 3, 0, 5), // as it is shown
+		"2026-11-20 03:00:05 utc":   local(11, 20, 4, 0, 5),
+		"2026-11-20 03:00 GMT":      local(11, 20, 4, 0, 0),
+		"2026-11-20 03:00 Z":        local(11, 20, 4, 0, 0),
+		"2026-11-20 03:00:05 -0200": local(11, 20, 6, 0, 5),
+		"2026-11-20 03:00 +02:00":   local(11, 20, 2, 0, 0),
 	} {
 		if got, err := ParseTime(text, now); err != nil || !got.Equal(want) {
 			t.Errorf("ParseTime(%q) = %v, %v; want %v", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "tomorrow", "2026-13-01", "2026-11-31", "20.11.2026", "25:00", "yesterday 3pm", "soon ago", "1723000000", "2026-11-20 03"} {
+	for _, text := range []string{"", "tomorrow", "2026-13-01", "2026-11-31", "20.11.2026", "25:00", "yesterday 3pm", "soon ago", "1723000000", "2026-11-20 03",
+		"2026-11-20 03:00 EST", "2026-11-20 03:00 x", "2026-11-20 UTC"} {
 		_, err := ParseTime(text, now)
 		var e *TimeError
 		if !errors.As(err, &e) || !strings.Contains(err.Error(), "2026-11-20 03:00") {
 			t.Errorf("ParseTime(%q): %v, want a TimeError that names what is understood", text, err)
+		}
+	}
+}
+
+// TestParseTimeTwice: of an hour that the clocks show twice, the zone's name says which is meant.
+func TestParseTimeTwice(t *testing.T) {
+	berlin, err := time.LoadLocation("Europe/Berlin")
+	if err != nil {
+		t.Skipf("no time zones on this machine: %v", err)
+	}
+	for text, hour := range map[string]int{"2026-10-25 02:30:00 CEST": 0, "2026-10-25 02:30:00 CET": 1} {
+		want := time.Date(2026, 10, 25, hour, 30, 0, 0, time.UTC)
+		if got, err := ParseTime(text, want.In(berlin)); err != nil || !got.Equal(want) {
+			t.Errorf("%s is %v, %v; want %v", text, got, err, want)
 		}
 	}
 }

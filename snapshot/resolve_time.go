@@ -153,6 +153,9 @@ func ParseTime(text string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
+	if t, ok := parseZoned(upper, now.Location()); ok {
+		return t, nil
+	}
 	if lower == "now" {
 		return now, nil
 	}
@@ -181,6 +184,35 @@ func ParseTime(text string, now time.Time) (time.Time, error) {
 		}
 	}
 	return time.Time{}, &TimeError{text, fmt.Sprintf("%q is no time of day", clock)}
+}
+
+// parseZoned reads a time with a zone behind it, as times are shown: UTC, a number of hours, or the name of what local time
+// is at that time. Other names mean different zones to different people.
+func parseZoned(s string, local *time.Location) (time.Time, bool) {
+	at := strings.LastIndexByte(s, ' ')
+	if at < 0 {
+		return time.Time{}, false
+	}
+	zone := s[at+1:]
+	for _, layout := range localLayouts {
+		for _, hours := range []string{" -0700", " -07:00"} {
+			if t, err := time.Parse(layout+hours, s); err == nil {
+				return t, true
+			}
+		}
+		if zone == "UTC" || zone == "GMT" || zone == "Z" {
+			if t, err := time.Parse(layout, s[:at]); err == nil {
+				return t, true
+			}
+		}
+		t, err := time.ParseInLocation(layout, s[:at], local)
+		for _, shift := range []time.Duration{0, time.Hour, -time.Hour} { // an hour that the clocks show twice
+			if t := t.Add(shift); err == nil && t.Format(layout+" MST") == s {
+				return t, true
+			}
+		}
+	}
+	return time.Time{}, false
 }
 
 func isClock(s string) bool { return strings.Contains(s, ":") }

@@ -19,6 +19,7 @@ type InstanceStatus struct {
 	Oldest    time.Time
 	Sources   []SourceStatus // ordered by label
 	Oplog     []*Snapshot    // what was captured of oplogs
+	List      []*Snapshot    // all of them, oldest first
 	Held      []*Snapshot    // those that are unlike the ones before: while there are any, no rule forgets anything
 }
 
@@ -52,7 +53,7 @@ func Status(snaps []*Snapshot, promised map[string]time.Duration, expected map[s
 }
 
 func statusOf(name string, list []*Snapshot, promised time.Duration, expected []string, now time.Time) InstanceStatus {
-	st := InstanceStatus{Instance: name, Promised: promised, Held: HeldBy(list, name)}
+	st := InstanceStatus{Instance: name, Promised: promised, Held: HeldBy(list, name), List: list}
 	newest := map[string]*Snapshot{}
 	for _, s := range list {
 		if s.HoldsOplog() {

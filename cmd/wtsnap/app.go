@@ -146,7 +146,7 @@ func (a *app) printError(err error) {
 	}
 	fmt.Fprintln(a.std.err, text)
 	if e, ok := errors.AsType[*snapshot.AmbiguousError](err); ok {
-		snapshotTable(e.Matches).write(a.std.err)
+		snapshotTable(e.Matches, e.Matches).write(a.std.err)
 	}
 }
 

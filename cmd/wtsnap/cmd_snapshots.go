@@ -117,12 +117,15 @@ Examples:
 			}
 			snapshot.SortSnapshots(snaps)
 			at, _ := get[time.Time](c, "at")
+			all := slices.Clone(snaps)
 			snaps = chooseSnapshots(snaps, a.g.instance, at, c.StringSlice("tag"), a.line.args)
 			docs := make([]snapshotDoc, 0, len(snaps))
 			for _, s := range snaps {
-				docs = append(docs, newSnapshotDoc(s))
+				d := newSnapshotDoc(s)
+				d.Sources = addRecoverable(d.Sources, s, all)
+				docs = append(docs, d)
 			}
-			a.result(map[string][]snapshotDoc{"snapshots": docs}, func(w io.Writer) { a.printSnapshots(w, snaps) })
+			a.result(map[string][]snapshotDoc{"snapshots": docs}, func(w io.Writer) { printSnapshots(w, snaps, all) })
 			return errors.Join(err, a.noteDamage("listing the snapshots"))
 		}),
 	}
@@ -137,19 +140,20 @@ func chooseSnapshots(snaps []*snapshot.Snapshot, instance string, at time.Time, 
 	})
 }
 
-func (a *app) printSnapshots(w io.Writer, snaps []*snapshot.Snapshot) {
+// printSnapshots prints snaps, which are some of all.
+func printSnapshots(w io.Writer, snaps, all []*snapshot.Snapshot) {
 	if len(snaps) == 0 {
 		fmt.Fprintln(w, "no snapshots")
 		return
 	}
-	snapshotTable(snaps).write(w)
+	snapshotTable(snaps, all).write(w)
 	fmt.Fprintf(w, "%s\n", plural(len(snaps), "snapshot", "snapshots"))
 }
 
-func snapshotTable(snaps []*snapshot.Snapshot) *table {
+func snapshotTable(snaps, all []*snapshot.Snapshot) *table {
 	t := newTable("ID", "TIME", "INSTANCE", "HOST", "FILES", "SIZE", "SOURCES", "").alignRight(4, 5)
 	for _, s := range snaps {
-		t.add(s.Ref.ID.Short(), when(s.Time), shown(s.Instance), shown(s.Host), number(s.Files), size(s.Bytes), labels(s), remarks(s))
+		t.add(s.Ref.ID.Short(), when(s.Time), shown(s.Instance), shown(s.Host), number(s.Files), size(s.Bytes), labels(s), remarks(s, all))
 	}
 	return t
 }
@@ -171,8 +175,8 @@ func anomalyText(list []snapshot.Anomaly) string {
 	return strings.Join(texts, "; ")
 }
 
-// remarks are what is particular about a snapshot.
-func remarks(s *snapshot.Snapshot) string {
+// remarks are what is particular about a snapshot, one of all.
+func remarks(s *snapshot.Snapshot, all []*snapshot.Snapshot) string {
 	var out []string
 	switch {
 	case s.Checkpoint:
@@ -180,7 +184,7 @@ func remarks(s *snapshot.Snapshot) string {
 	case !s.Complete:
 		out = append(out, "incomplete")
 	}
-	if text := oplogRemark(s); text != "" {
+	if text := oplogRemark(s, all); text != "" {
 		out = append(out, text)
 	}
 	if s.Errors > 0 {

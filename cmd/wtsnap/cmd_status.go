@@ -214,7 +214,7 @@ func newStatusDoc(list []snapshot.InstanceStatus, m *more, requests map[string]i
 			d.Sources = append(d.Sources, e)
 		}
 		for _, o := range s.Oplog {
-			d.Oplogs = append(d.Oplogs, sourceDocs(o.Sources)...)
+			d.Oplogs = append(d.Oplogs, addRecoverable(sourceDocs(o.Sources), o, s.List)...)
 		}
 		d.Drill, d.Retention = m.drills[s.Instance], m.retention[s.Instance]
 		d.Remarks = append(append(m.lacks(s.Instance), d.Remarks...), m.late(s.Instance)...)

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -139,6 +141,10 @@ func (a *app) mongoOplog(c *cli.Context) error {
 		}
 		stored = rep.Entries
 	}
+	if !o.Once && !a.g.quiet {
+		every := snapshot.Span{Time: cmp.Or(o.Every, mongo.DefaultEvery)}
+		a.say(fmt.Sprintf("following the oplog of %s until stopped: a slice is stored every %s (-v shows each)", snapshot.RedactURI(o.Address), every))
+	}
 	start := time.Now()
 	rep, err := mongo.Follow(a.ctx, r, o)
 	if rep != nil {
@@ -157,7 +163,11 @@ func (a *app) mongoOplog(c *cli.Context) error {
 	case err != nil:
 		return fmt.Errorf("following the oplog of %s: %w", snapshot.RedactURI(o.Address), err)
 	case len(rep.Gaps) > 0:
-		return &statusError{exitPartial, "following the oplog: it has " + plural(len(rep.Gaps), "gap", "gaps"),
+		var gaps []string
+		for _, g := range rep.Gaps {
+			gaps = append(gaps, when(g.From.Time())+" to "+when(g.To.Time()))
+		}
+		return &statusError{exitPartial, "following the oplog: the server had dropped entries before they were stored: it has a gap from " + strings.Join(gaps, " and from "),
 			"make a dump now: wtsnap backup mongo=URI; run this more often, or give the server a larger oplog", nil}
 	}
 	return context.Cause(withoutInterruption(a.ctx))
@@ -194,16 +204,44 @@ func printFollow(w io.Writer, rep *mongo.FollowReport) {
 	}
 }
 
-// oplogRemark says what a capture reaches over, where a snapshot is one.
-func oplogRemark(s *snapshot.Snapshot) string {
+// oplogRemark says which times can be restored of what a snapshot captured, where it is a capture; snaps are all snapshots.
+func oplogRemark(s *snapshot.Snapshot, snaps []*snapshot.Snapshot) string {
 	if !s.HoldsOplog() {
 		return ""
 	}
-	var out []string
+	var can, cannot []string
 	for _, src := range s.Sources {
-		for _, span := range src.Mongo.Spans {
-			out = append(out, when(span.From.Time())+" to "+when(span.To.Time()))
+		spans, waiting := src.Mongo.Recoverable(ofInstance(snaps, s.Instance))
+		for _, span := range spans {
+			can = append(can, when(span.From.Time())+" to "+when(span.To.Time()))
+		}
+		for _, span := range waiting {
+			cannot = append(cannot, when(span.From.Time())+" to "+when(span.To.Time()))
 		}
 	}
-	return "every second from " + strings.Join(out, " and from ")
+	var out []string
+	if len(can) > 0 {
+		out = append(out, "every second from "+strings.Join(can, " and from "))
+	}
+	if len(cannot) > 0 {
+		out = append(out, "without a dump to begin with: "+strings.Join(cannot, " and "))
+	}
+	return strings.Join(out, "; ")
+}
+
+// ofInstance returns the snapshots of an instance.
+func ofInstance(snaps []*snapshot.Snapshot, instance string) []*snapshot.Snapshot {
+	return slices.DeleteFunc(slices.Clone(snaps), func(s *snapshot.Snapshot) bool { return s.Instance != instance })
+}
+
+// addRecoverable adds to the sources of a capture which times can be restored.
+func addRecoverable(docs []sourceDoc, s *snapshot.Snapshot, snaps []*snapshot.Snapshot) []sourceDoc {
+	for i, src := range s.Sources {
+		if s.HoldsOplog() && docs[i].Mongo != nil {
+			spans, _ := src.Mongo.Recoverable(ofInstance(snaps, s.Instance))
+			list := spanDocs(spans)
+			docs[i].Mongo.Recoverable = &list
+		}
+	}
+	return docs
 }

@@ -25,6 +25,7 @@ type mongoDoc struct {
 	Include     []string           `json:"include,omitempty"`
 	Exclude     []string           `json:"exclude,omitempty"`
 	Spans       []spanDoc          `json:"spans,omitempty"`
+	Recoverable *[]spanDoc         `json:"recoverable,omitempty"`
 }
 
 type mongoTime struct {

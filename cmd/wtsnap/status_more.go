@@ -394,7 +394,7 @@ func (m *more) print(w io.Writer, list []snapshot.InstanceStatus) {
 			fmt.Fprintf(w, "  %-10s %s\n", shown(src.Label), text)
 		}
 		for _, o := range s.Oplog {
-			fmt.Fprintf(w, "  %-10s %s: %s\n", "oplog", labels(o), oplogRemark(o))
+			fmt.Fprintf(w, "  %-10s %s: %s\n", "oplog", labels(o), oplogRemark(o, s.List))
 		}
 		fmt.Fprintf(w, "  %-10s %s\n", "retention", m.retention[s.Instance].text())
 		fmt.Fprintf(w, "  %-10s %s\n", "drill", m.drills[s.Instance].text(m.now))

@@ -207,7 +207,7 @@ func (c *Codec) EncodeLike(dst, src []byte, e *Effort) (out []byte, enc Encoding
 		return append(dst, src...), Raw
 	}
 	start := len(dst)
-	switch random := looksRandom(src); {
+	switch random := LooksRandom(src); {
 	case random:
 		out = encode(&c.noise, dst, src)
 	case e == nil || c.level != LevelDefault:
@@ -253,11 +253,11 @@ func encode(pool *sync.Pool, dst, src []byte) []byte {
 // pays reports whether n bytes are enough of a saving over size.
 func pays(n, size int) bool { return n <= size-size/minGain }
 
-// looksRandom reports whether the bytes of a sample of p are so evenly spread
+// LooksRandom reports whether the bytes of a sample of p are so evenly spread
 // that entropy coding cannot shrink p by the part that pays: their chi-square is
 // within five standard deviations of what uniform bytes have (255, variance
 // 510). The entropy then lacks at most chi2/(2 n ln 2), 0.03 bits a byte.
-func looksRandom(p []byte) bool {
+func LooksRandom(p []byte) bool {
 	const n = sampleParts * samplePart
 	if len(p) < 2*n {
 		return false

@@ -77,7 +77,7 @@ func backupOver(ctx context.Context, r *Repository, old *pastNight, blobs [][]by
 	var late []int
 	var hints []Hint
 	for i, b := range blobs {
-		h := Hint{PutOff: old != nil}
+		h := Hint{PutOff: old != nil, Guess: i%3 == 2}
 		if old != nil && i < len(old.ids) {
 			h.Bases = old.ids[i:min(i+1+i%2, len(old.ids))]
 		}

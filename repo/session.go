@@ -71,6 +71,7 @@ type Session struct {
 	sound   soundSet
 	depths  depthMemo
 	ends    chainEnds
+	guesses guesses
 	ctx     context.Context // of the uploads: they go on when the caller is interrupted, until Close
 	cancel  context.CancelFunc
 	slots   *uploads

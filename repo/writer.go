@@ -51,6 +51,9 @@ type part struct {
 type Hint struct {
 	// Bases are the blobs that it probably resembles: what was at its place before.
 	Bases []chunk.ID
+	// Guess says that Bases are no more than a guess, as of a file that is new: where guesses were wrong too often, they are
+	// not followed any more.
+	Guess bool
 	// Spare are blobs that may hold what Bases do not. They are read from a backend only for much of it.
 	Spare []chunk.ID
 	// PutOff says that the blob will be put once more, with Spare: where a delta against Bases leaves much, nothing is

@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"github.com/whole-tale/wtsnap/chunk"
-	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
 
@@ -82,7 +81,8 @@ func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
 			return err
 		}
 	}
-	hint := repo.Hint{Bases: a.content.align.bases(ctx, len(data)), Keep: a.content.keep, Like: &a.like}
+	hint := a.content.hint(ctx, data)
+	hint.Like = &a.like
 	a.cut++
 	a.content.off += int64(len(data))
 	end := a.content.off
@@ -98,12 +98,14 @@ func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
 			a.content.align.known()
 			return nil
 		}
-		a.content.align.changed(ctx)
+		if !hint.Guess {
+			a.content.align.changed(ctx)
+		}
 	}
 	if err := b.flight.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	hint.PutOff = a.patient && a.content.align != nil && b.waiting.TryAcquire(1)
+	hint.PutOff = a.patient && a.content.align != nil && !hint.Guess && b.waiting.TryAcquire(1)
 	a.jobs.Add(1)
 	sent := b.send(ctx, func(k *backupWorker) {
 		defer a.jobs.Done()
@@ -119,10 +121,10 @@ func (a *assembly) piece(ctx context.Context, buf *[]byte) error {
 			b.waiting.Release(1)
 		}
 		if added {
-			a.content.tally.blob(data, a.content.align != nil)
+			a.content.tally.blob(data, !a.content.fresh)
 		}
 		if base, rest, ok := k.ended(); len(hint.Bases) > 0 {
-			a.content.align.tell(end, base, rest, ok)
+			a.content.tell(end, base, rest, ok)
 		}
 		b.buffers.Put(buf)
 		b.flight.Release(1)

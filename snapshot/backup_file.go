@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/repo"
@@ -26,6 +27,7 @@ type fileTask struct {
 	openAs  string
 	meta    localfs.Meta // when it was listed
 	old     *Node        // what a parent has under that name, or nil
+	kin     *Node        // without old: what it probably resembles, or nil
 	link    *linkedInode // that it owns, or nil
 	counted bool         // an earlier pass has it
 
@@ -248,9 +250,11 @@ func (k *backupWorker) stream(ctx context.Context, c *content, file *localfs.Fil
 // content gathers the parts of one file, in order.
 type content struct {
 	list  *ListBuilder
-	tally *tally   // of the source
-	align *aligner // nil: there is nothing to compare with
-	keep  bool     // it is likely to change again
+	tally *tally      // of the source
+	align *aligner    // nil: there is nothing to compare with
+	keep  bool        // it is likely to change again
+	fresh bool        // there is no old version
+	guess atomic.Bool // it is compared with a kin, and has had nothing in common with it so far
 	off   int64
 
 	parts []Part      // from the first piece that was put off on
@@ -268,36 +272,53 @@ type latePiece struct {
 }
 
 func newContent(b *backup, t *fileTask) *content {
-	c := &content{list: NewListBuilder(b.putTree)}
+	c := &content{list: NewListBuilder(b.putTree), fresh: t.old == nil}
 	if t.f != nil {
 		c.tally = &t.f.src.tally
 	}
 	if t.old != nil {
 		c.align, c.keep = newAligner(b, t.old), true
+	} else if t.kin != nil {
+		c.align, c.keep = newAligner(b, t.kin), true
+		c.guess.Store(true)
 	}
 	return c
 }
 
 // store puts a piece, in a worker. Where the data stays as it is until settle is called, it may be put off until then.
 func (c *content) store(ctx context.Context, k *backupWorker, data []byte, stays bool) error {
-	h := repo.Hint{Bases: c.align.bases(ctx, len(data)), Keep: c.keep, PutOff: stays && c.align != nil}
+	h := c.hint(ctx, data)
+	h.PutOff = stays && c.align != nil && !h.Guess
 	id, added, err := k.put(data, h)
 	if err != nil {
 		return err
 	}
 	if added {
-		c.tally.blob(data, c.align != nil)
+		c.tally.blob(data, !c.fresh)
 	}
 	c.align.placed(ctx, id, len(data))
 	part := Part{ID: id, Size: uint32(len(data))}
 	if c.align != nil {
 		base, rest, ok := k.ended()
-		c.align.tell(c.align.off, base, rest, ok)
+		c.tell(c.align.off, base, rest, ok)
 		if k.putOff() {
 			c.late = append(c.late, latePiece{at: len(c.parts), part: part, data: data, bases: h.Bases})
 		}
 	}
 	return c.add(part)
+}
+
+// hint says what is known of a piece.
+func (c *content) hint(ctx context.Context, data []byte) repo.Hint {
+	return repo.Hint{Bases: c.align.bases(ctx, len(data)), Guess: c.guess.Load(), Keep: c.keep}
+}
+
+// tell says where the delta of a piece that ends at off ended in its bases. It may be called by any goroutine.
+func (c *content) tell(off int64, base chunk.ID, rest int, ok bool) {
+	if ok {
+		c.guess.Store(false)
+	}
+	c.align.tell(off, base, rest, ok)
 }
 
 // settle puts what was put off.
@@ -320,7 +341,7 @@ func (c *content) settle(k *backupWorker) error {
 func (c *content) putLate(k *backupWorker, l *latePiece, gone []chunk.ID, like *chunk.Effort) error {
 	_, added, err := k.put(l.data, repo.Hint{Bases: l.bases, Spare: without(gone, l.bases), Keep: c.keep, Like: like})
 	if added {
-		c.tally.blob(l.data, true)
+		c.tally.blob(l.data, !c.fresh)
 	}
 	return err
 }

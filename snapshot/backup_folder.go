@@ -36,6 +36,7 @@ type openFolder struct {
 	listed   bool    // all entries were opened
 	finished bool
 	lacks    bool          // a file in it, or below, was put off
+	kin      *pastCursor   // the old folder that a new one probably resembles, or nil
 	before   *Node         // what the pass before has saved of it, or nil
 	size     int64         // bytes of the files below
 	room     chan struct{} // a token each time the window shrinks, at most one

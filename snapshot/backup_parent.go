@@ -137,12 +137,18 @@ type pastCursor struct {
 	c     *FolderCursor
 	head  *Node // nil: at the end
 	begun bool
+	passed
 }
 
 // seek returns the node called name, or nil. Names come in ascending order.
 func (c *pastCursor) seek(ctx context.Context, b *backup, path, name string) *Node {
 	for !c.begun || c.head != nil && c.head.Name < name {
 		c.begun = true
+		if c.head != nil {
+			if ring := c.of(c.head.Type); ring != nil {
+				ring.add(c.head)
+			}
+		}
 		n, err := c.c.Next(ctx)
 		if err != nil && ctx.Err() == nil {
 			b.o.Monitor.Notice(path, fmt.Sprintf("snapshot %s cannot be compared with here: %v", c.p.snap.Ref.ID.Short(), err))

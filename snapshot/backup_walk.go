@@ -42,6 +42,9 @@ func (b *backup) walkEntries(ctx context.Context, f *openFolder, cursors []pastC
 	for i := range cursors {
 		cursors[i].c.onLeaf = f.leaf
 	}
+	if f.kin != nil {
+		f.kin.c.onLeaf = f.leaf
+	}
 	for _, e := range entries {
 		if ctx.Err() != nil {
 			return
@@ -127,10 +130,14 @@ func (w *walker) expect(batch []fileTask) {
 	var ids []chunk.ID
 	for i := range batch {
 		t := &batch[i]
-		if t.old == nil || t.verify != nil {
+		old := t.old
+		if old == nil && w.b.s.Guesses() {
+			old = t.kin
+		}
+		if old == nil || t.verify != nil {
 			continue
 		}
-		for _, p := range t.old.Content {
+		for _, p := range old.Content {
 			if !p.IsHole() {
 				ids = append(ids, p.ID)
 			}
@@ -229,6 +236,11 @@ func (w *walker) folder(ctx context.Context, name string) {
 	for i := range old.n {
 		cursors = append(cursors, pastCursor{p: old.from[i], c: NewFolderCursor(b.load, old.nodes[i].Subtree)})
 	}
+	if !slices.ContainsFunc(cursors, func(c pastCursor) bool { return !c.p.pass }) {
+		if kin, from := w.kin(ctx, name, &m); kin != nil {
+			child.kin = &pastCursor{p: from, c: NewFolderCursor(b.load, kin.Subtree)}
+		}
+	}
 	// A folder that no parent has is to be stored, and is not shared out: what is in it belongs together.
 	if len(cursors) > 0 && b.tokens.TryAcquire(1) {
 		b.walkers.Go(func() {
@@ -322,6 +334,9 @@ func (w *walker) file(ctx context.Context, name, openAs string, m *localfs.Meta)
 				return
 			}
 		}
+	}
+	if t.old == nil && m.Size > 0 {
+		t.kin, _ = w.kin(ctx, name, m)
 	}
 	t.slot = f.open(nil)
 	if m.Size > int64(b.r.ChunkParams().Max) && t.verify == nil {

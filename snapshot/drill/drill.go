@@ -2,7 +2,8 @@
 //
 // A drill restores a sample of the newest and of the oldest complete snapshot of an instance with the code that a restore
 // uses, reads what lies on the disk then, and compares it with the hashes that the snapshot recorded and with the live files
-// that have not changed since. Collections of a MongoDB are decoded to their last document.
+// that have not changed since. Collections of a MongoDB are decoded to their last document, and their documents are compared with
+// what the manifest counted.
 //
 // The sample is stratified: a unit is what somebody would miss as a whole - a user's folder, a collection - and each unit is
 // to be drilled within a span of time, a week mostly. A ledger in the repository says which unit was drilled when, so that
@@ -145,6 +146,10 @@ func Run(ctx context.Context, r *repo.Repository, o Options) (*Report, error) {
 		if o.OnUnit != nil {
 			o.OnUnit(i+1, len(p.tasks), d.rep.Bytes)
 		}
+	}
+	d.counts(o.Newest, false, p.units)
+	if o.Oldest != nil {
+		d.counts(o.Oldest, true, p.old)
 	}
 	d.rep.Coverage = p.coverage(o, append(slices.Clone(o.Ledger), d.rep.record(o)))
 	return d.rep, err

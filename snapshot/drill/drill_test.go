@@ -444,6 +444,39 @@ func TestDrillCollections(t *testing.T) {
 	}
 }
 
+// The documents of a database are as many as the manifest counted; what was not decoded as a whole is not compared.
+func TestDrillCounts(t *testing.T) {
+	y := newYard(t)
+	y.users(1)
+	for name, text := range map[string]string{"girder/user.bson": "a\nb\n", "girder/item.bson": "a\nb\nc\n", "other/x.bson": "a\n"} {
+		y.must(os.MkdirAll(filepath.Dir(filepath.Join(y.dump, name)), 0o755))
+		y.must(os.WriteFile(filepath.Join(y.dump, name), []byte(text), 0o644))
+	}
+	s := y.backup()
+	src := s.Source("mongo")
+	src.Kind = snapshot.SourceMongo
+	info := &snapshot.MongoInfo{Role: snapshot.MongoDump, Databases: []snapshot.MongoDatabase{{Name: "girder", Documents: 5}, {Name: "other", Documents: 1}}}
+	src.Mongo = info
+	if rep := y.drill(y.options(s)); rep.Bad != 0 || rep.Documents != 6 {
+		t.Fatalf("%+v", rep)
+	}
+	info.Databases[0].Documents = 7
+	o := y.options(s)
+	o.Only = []string{"mongo/girder/user.bson"}
+	if rep := y.drill(o); rep.Bad != 0 {
+		t.Errorf("a part of a database was compared with all of it: %+v", rep.Mismatches)
+	}
+	o = y.options(s)
+	o.Only = []string{"mongo"}
+	rep := y.drill(o)
+	if rep.Bad != 1 || rep.Damaged != 0 || rep.Mismatches[0].Unit != "mongo/girder" || !strings.Contains(rep.Mismatches[0].Error, "have 5 documents, and the manifest counted 7") {
+		t.Errorf("%+v", rep)
+	}
+	if got, want := StillWrong(y.options(s).Ledger, y.now), []string{"mongo/girder/item.bson", "mongo/girder/user.bson"}; !slices.Equal(got, want) {
+		t.Errorf("%v count as wrong, want %v", got, want)
+	}
+}
+
 func TestUnits(t *testing.T) {
 	y := newYard(t)
 	for _, name := range []string{"a/alice/x", "a/anna/x", "b/bob/x", "b/notes", "top"} {

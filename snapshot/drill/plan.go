@@ -27,6 +27,7 @@ type task struct {
 type Plan struct {
 	tasks []task
 	units []unit // of the newest snapshot
+	old   []unit // of the oldest one, if there is another
 }
 
 // Planned is one line of a plan, for people.
@@ -75,11 +76,10 @@ func MakePlan(ctx context.Context, r *repo.Repository, o Options) (*Plan, error)
 	}
 	p.tasks = choose(o, p.units, o.Newest, false, budget)
 	if o.Oldest != nil {
-		units, err := unitsOf(ctx, r, o.Oldest, o.Depth)
-		if err != nil {
+		if p.old, err = unitsOf(ctx, r, o.Oldest, o.Depth); err != nil {
 			return nil, err
 		}
-		p.tasks = append(p.tasks, choose(o, units, o.Oldest, true, o.Budget-budget)...)
+		p.tasks = append(p.tasks, choose(o, p.old, o.Oldest, true, o.Budget-budget)...)
 	}
 	return p, nil
 }

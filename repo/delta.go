@@ -69,7 +69,7 @@ func (w *Writer) putDelta(ctx context.Context, p *part, blob index.Blob, d delta
 	if d.encoding == chunk.Raw {
 		return false, nil
 	}
-	if slices.ContainsFunc(d.bases.keys, func(key index.Key) bool { return !w.s.useKey(key) }) { // condemned since
+	if slices.ContainsFunc(d.bases.keys, func(key index.Key) bool { return !w.s.useStored(key) }) { // condemned since, or absent but for what nearby has
 		return false, nil
 	}
 	w.misses, w.skipped = 0, 0

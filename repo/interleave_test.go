@@ -26,6 +26,7 @@ import (
 type walk struct {
 	t    *testing.T
 	tr   *testRepo
+	copy *testRepo // to which snapshots are copied; nil in walks without that
 	rng  *rand.Rand
 	seed uint64
 
@@ -35,6 +36,7 @@ type walk struct {
 	wakeful   int // the higher, the rarer are suspensions
 	torn      bool
 	committed map[SnapshotRef]bool
+	copied    map[SnapshotRef]SnapshotRef // of those of the other repository: what they are copies of; zero: of none
 	trace     []string
 
 	bug      string   // a step of the protocol that is left out
@@ -53,12 +55,14 @@ func (w *walk) fail(format string, args ...any) {
 
 // tally counts what the walks came across.
 type tally struct {
-	Walks, Calls, Commits, Checkpoints, Rescues, Swept, Condemned, Absolved, LeasesLost, Busy, Undeleted, SweptUndeletes, Suspensions, Merges int
+	Walks, Calls, Commits, Checkpoints, Rescues, Swept, Condemned, Absolved, LeasesLost, Busy, Undeleted, SweptUndeletes, Suspensions, Merges,
+	Copies, RepairedIndexes, RepairedPacks int
 }
 
 // call is a backend call that waits for its turn.
 type call struct {
 	a    *actor
+	tr   *testRepo
 	what string
 	turn chan struct{}
 }
@@ -77,6 +81,7 @@ type actor struct {
 // gate is an actor's storage: each call waits for its turn.
 type gate struct {
 	*mem.Storage
+	tr    *testRepo
 	a     *actor
 	stale []storage.Info // what a listing showed before
 }
@@ -92,7 +97,7 @@ func (g *gate) wait(kind, name string) {
 		}
 		return
 	}
-	c := &call{g.a, kind + " " + name, make(chan struct{})}
+	c := &call{g.a, g.tr, kind + " " + name, make(chan struct{})}
 	w.mu.Lock()
 	w.parked = append(w.parked, c)
 	w.mu.Unlock()
@@ -117,7 +122,7 @@ func (g *gate) background(kind, name string) bool {
 
 func (g *gate) Put(ctx context.Context, name string, data []byte) (storage.Info, error) {
 	g.wait("put", name)
-	info, err := g.a.w.tr.st.Put(ctx, name, data)
+	info, err := g.Storage.Put(ctx, name, data)
 	if id, count, ok := strings.Cut(name, "-"); err == nil && ok && g.a.w.bug == "a renewal removes at once" {
 		if n, _ := strconv.Atoi(count); n > 1 {
 			err = g.Storage.Delete(ctx, fmt.Sprintf("%s-%d", id, n-1))
@@ -167,7 +172,7 @@ func (g *gate) List(ctx context.Context, prefix string, fn func(storage.Info) er
 
 func (g *gate) Delete(ctx context.Context, name string) error {
 	g.wait("delete", name)
-	return g.a.w.tr.st.Delete(ctx, name)
+	return g.Storage.Delete(ctx, name)
 }
 
 // start runs an actor.
@@ -175,7 +180,7 @@ func (w *walk) start(name string, run func(a *actor, r *Repository) error) {
 	a := &actor{name: name, w: w, speed: 1 << w.rng.IntN(7)}
 	w.running++
 	go func() {
-		err := run(a, w.tr.open(&gate{w.tr.mem, a, nil}))
+		err := run(a, a.open(w.tr))
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.running--
@@ -191,6 +196,9 @@ func (w *walk) start(name string, run func(a *actor, r *Repository) error) {
 		}
 	}()
 }
+
+// open opens a repository in which the actor's calls wait for their turn.
+func (a *actor) open(tr *testRepo) *Repository { return tr.open(&gate{tr.mem, tr, a, nil}) }
 
 var universe = []string{"a", "b", "c", "d", "e"}
 
@@ -253,7 +261,11 @@ func (w *walk) writer(a *actor, r *Repository) (err error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.committed[ref] = true
+	if w.copy != nil && r.ID() == w.copy.r.ID() {
+		w.copied[ref] = SnapshotRef{}
+	} else {
+		w.committed[ref] = true
+	}
 	return nil
 }
 
@@ -438,7 +450,7 @@ func (w *walk) turn(c *call) {
 	close(c.turn)
 	if strings.HasPrefix(c.what, "delete packs/") {
 		synctest.Wait()
-		w.whole("after " + c.what)
+		w.whole(c.tr, "after "+c.what)
 	}
 }
 
@@ -455,22 +467,30 @@ func (w *walk) wake(a *actor) {
 	synctest.Wait() // the renewal of its lease goes first
 }
 
+// known reports whether a snapshot of one of the repositories was committed.
+func (w *walk) known(tr *testRepo, ref SnapshotRef) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if tr == w.copy {
+		_, ok := w.copied[ref]
+		return ok
+	}
+	return w.committed[ref]
+}
+
 // whole fails if a snapshot that was committed is there and not whole.
-func (w *walk) whole(when string) {
-	refs, err := w.tr.open(w.tr.mem).Snapshots(context.Background())
+func (w *walk) whole(tr *testRepo, when string) {
+	refs, err := tr.open(tr.mem).Snapshots(context.Background())
 	if err != nil {
 		w.fail("%s: %v", when, err)
 	}
 	for _, ref := range refs {
-		w.mu.Lock()
-		known := w.committed[ref]
-		w.mu.Unlock()
-		if !known {
+		if !w.known(tr, ref) {
 			continue
 		}
-		manifest, err := w.tr.open(w.tr.mem).Manifest(context.Background(), ref)
+		manifest, err := tr.open(tr.mem).Manifest(context.Background(), ref)
 		if err == nil {
-			err = w.tr.whole(context.Background(), w.tr.mem, manifest)
+			err = tr.whole(context.Background(), tr.mem, manifest)
 		}
 		if err != nil {
 			w.fail("%s: snapshot %s lost something: %v", when, ref.ID.Short(), err)
@@ -513,18 +533,24 @@ func (g *gate) still() []storage.Info {
 
 // newWalk begins a walk: three snapshots, one of them forgotten and its packs condemned.
 func newWalk(t *testing.T, base *testRepo, seed uint64, sum *tally) *walk {
-	tr := base.at(t, base.mem.Clone())
-	w := &walk{t: t, tr: tr, rng: rand.New(rand.NewPCG(seed, 1)), seed: seed, committed: map[SnapshotRef]bool{}, tally: sum,
+	w := &walk{t: t, rng: rand.New(rand.NewPCG(seed, 1)), seed: seed, committed: map[SnapshotRef]bool{}, tally: sum,
 		wakeful: 1 + int(seed%40), torn: seed%4 == 3}
+	w.tr = stage3(t, base, func(ref SnapshotRef) { w.committed[ref] = true })
+	return w
+}
+
+// stage3 makes a repository of three snapshots, one of them forgotten and its packs condemned.
+func stage3(t *testing.T, base *testRepo, made func(SnapshotRef)) *testRepo {
+	tr := base.at(t, base.mem.Clone())
 	for _, c := range []content{{words("a", "b")}, {words("b", "c")}, {words("c", "d", "e")}} {
-		w.committed[tr.backup(c)] = true
+		made(tr.backup(c))
 	}
 	refs := must[[]SnapshotRef](t)(tr.open(tr.st).Snapshots(t.Context()))
 	forget(t, tr.open(tr.st), refs[0])
 	tr.prune(PruneOptions{Grace: MinGrace})
 	// From here on the sleepers' last acts may break the referee's rules; they do not last.
 	tr.st = tr.mem
-	return w
+	return tr
 }
 
 // cast starts the actors of a random walk.
@@ -542,28 +568,36 @@ func (w *walk) cast() {
 	if w.seed%5 < 3 {
 		w.start("merger", w.merger)
 	}
+	w.castMore()
 }
 
 // end looks at what a walk has left.
 func (w *walk) end() {
-	w.whole("at the end")
-	for range 3 {
-		if len(w.failures) > 0 {
-			return
+	repos := []*testRepo{w.tr}
+	if w.copy != nil {
+		repos = append(repos, w.copy)
+	}
+	for _, tr := range repos {
+		w.whole(tr, "at the end")
+		for range 3 {
+			if len(w.failures) > 0 {
+				return
+			}
+			time.Sleep(leaseDead + time.Hour)
+			if _, _, err := prune(context.Background(), tr.open(tr.mem), PruneOptions{Grace: MinGrace}); err != nil {
+				w.fail("cleaning: %v", err)
+			}
 		}
-		time.Sleep(leaseDead + time.Hour)
-		if _, _, err := prune(context.Background(), w.tr.open(w.tr.mem), PruneOptions{Grace: MinGrace}); err != nil {
-			w.fail("cleaning: %v", err)
+		w.whole(tr, "cleaned")
+		rep := checkAll(w.t, tr.open(tr.mem))
+		for _, p := range rep.Problems {
+			w.fail("%+v", p)
+		}
+		if rep.Orphans.Packs+rep.Condemned.Packs != 0 {
+			w.fail("left over: %+v", rep)
 		}
 	}
-	w.whole("cleaned")
-	rep := checkAll(w.t, w.tr.open(w.tr.mem))
-	for _, p := range rep.Problems {
-		w.fail("%+v", p)
-	}
-	if rep.Orphans.Packs+rep.Condemned.Packs != 0 {
-		w.fail("left over: %+v", rep)
-	}
+	w.same()
 }
 
 // TestInterleavings walks through interleavings of two writers, two prunes, a forgetter, a reader and one who merges.
@@ -576,10 +610,13 @@ func TestInterleavings(t *testing.T) {
 		first, n = seed, 1
 	}
 	var sum tally
-	base := newRepo(t)
+	base, other := newRepo(t), newRepo(t)
 	for seed := first; seed < first+n; seed++ {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWalk(t, base, seed, &sum)
+			if seed%4 == 1 {
+				w.withCopy(other)
+			}
 			w.cast()
 			w.run()
 			sum.Walks++
@@ -599,7 +636,8 @@ func TestInterleavings(t *testing.T) {
 	t.Logf("%+v", sum)
 	if n > 100 {
 		for what, n := range map[string]int{"rescues": sum.Rescues, "sweeps": sum.Swept, "absolved packs": sum.Absolved,
-			"lost leases": sum.LeasesLost, "busy prunes": sum.Busy, "undeletes": sum.Undeleted, "checkpoints": sum.Checkpoints, "merges": sum.Merges} {
+			"lost leases": sum.LeasesLost, "busy prunes": sum.Busy, "undeletes": sum.Undeleted, "checkpoints": sum.Checkpoints, "merges": sum.Merges,
+			"copies": sum.Copies, "repairs of the index": sum.RepairedIndexes, "packs given up": sum.RepairedPacks} {
 			if n == 0 {
 				t.Errorf("no %s: the walks are vacuous", what)
 			}
@@ -682,7 +720,7 @@ func (w *walk) step() {
 }
 
 // pass lets the grace time pass when it is the actor's turn, which it keeps.
-func (a *actor) pass() { (&gate{a.w.tr.mem, a, nil}).wait("time", "passes") }
+func (a *actor) pass() { (&gate{a.w.tr.mem, a.w.tr, a, nil}).wait("time", "passes") }
 
 // scenes are the plays whose every interleaving with few switches is tried: what relies on packs, and what removes them.
 func scenes() map[string]map[string]func(w *walk) func(a *actor, r *Repository) error {
@@ -713,73 +751,115 @@ func scenes() map[string]map[string]func(w *walk) func(a *actor, r *Repository) 
 		}
 	}
 	type cast = map[string]func(w *walk) func(a *actor, r *Repository) error
+	reads := func(w *walk) func(*actor, *Repository) error { return w.reader }
+	copies := func(w *walk) func(*actor, *Repository) error { return w.copier }
+	lists := func(w *walk) func(*actor, *Repository) error { return w.indexRepairer }
+	givesUp := func(w *walk) func(*actor, *Repository) error { return w.packRepairer }
+	there := func(on func(w *walk) func(*actor, *Repository) error) func(w *walk) func(*actor, *Repository) error {
+		return func(w *walk) func(*actor, *Repository) error { // on the other repository
+			return func(a *actor, _ *Repository) error { return on(w)(a, a.open(w.copy)) }
+		}
+	}
 	return map[string]cast{
-		"a backup and a prune":                {"writer A": writes, "prune 1": prunes},
-		"a backup and two prunes":             {"writer A": writes, "prune 1": prunes, "prune 2": prunes},
-		"two backups and a prune":             {"writer A": writes, "writer B": writes, "prune 1": prunes},
-		"an undelete and a prune":             {"forgetter": returns, "prune 1": prunes},
-		"merging the index and a prune":       {"merger": merges, "prune 1": prunes},
-		"merging the index and a backup":      {"merger": merges, "writer A": writes},
-		"an undelete, a backup and a prune":   {"forgetter": returns, "writer A": writes, "prune 1": prunes},
-		"two who merge the index and a prune": {"merger": merges, "merger 2": merges, "prune 1": prunes},
+		"a restore and a prune":                       {"reader": reads, "prune 1": prunes},
+		"a restore, a backup and a prune":             {"reader": reads, "writer A": writes, "prune 1": prunes},
+		"a copy and a prune of what is copied":        {"copy": copies, "prune 1": prunes},
+		"a copy and a prune of the copy":              {"copy": copies, "prune of the copy": there(prunes)},
+		"a copy, and prunes here and there":           {"copy": copies, "prune 1": prunes, "prune of the copy": there(prunes)},
+		"a copy, a backup and a prune there":          {"copy": copies, "prune of the copy": there(prunes), "writer there": there(writes)},
+		"two copies and a prune of the copy":          {"copy": copies, "copy 2": copies, "prune of the copy": there(prunes)},
+		"a repair of the index and a prune":           {"repair index": lists, "prune 1": prunes},
+		"a repair of the index, a backup and a prune": {"repair index": lists, "writer A": writes, "prune 1": prunes},
+		"a repair of packs and a prune":               {"repair packs": givesUp, "prune 1": prunes},
+		"a repair of packs, a backup and a prune":     {"repair packs": givesUp, "writer A": writes, "prune 1": prunes},
+		"a repair of packs, a copy and a prune":       {"repair packs": givesUp, "copy": copies, "prune 1": prunes},
+		"a repair of packs and one of the index":      {"repair packs": givesUp, "repair index": lists},
+		"a backup and a prune":                        {"writer A": writes, "prune 1": prunes},
+		"a backup and two prunes":                     {"writer A": writes, "prune 1": prunes, "prune 2": prunes},
+		"two backups and a prune":                     {"writer A": writes, "writer B": writes, "prune 1": prunes},
+		"an undelete and a prune":                     {"forgetter": returns, "prune 1": prunes},
+		"merging the index and a prune":               {"merger": merges, "prune 1": prunes},
+		"merging the index and a backup":              {"merger": merges, "writer A": writes},
+		"an undelete, a backup and a prune":           {"forgetter": returns, "writer A": writes, "prune 1": prunes},
+		"two who merge the index and a prune":         {"merger": merges, "merger 2": merges, "prune 1": prunes},
 	}
 }
 
 // TestFewSwitches tries every interleaving of some scenes with one switch from an actor that could go on to another one,
 // and a share of those with two; all of them in the slow tier.
 func TestFewSwitches(t *testing.T) {
-	base := newRepo(t)
-	share := uint64(60)
+	base, other := newRepo(t), newRepo(t)
+	share := uint64(120)
 	if slow() {
 		share = 1
 	}
 	total := map[int]int{}
 	all := scenes()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		play := func(switchs map[int]int) (steps int) {
-			total[len(switchs)]++
-			synctest.Test(t, func(t *testing.T) {
-				w := newWalk(t, base, 0, &tally{})
-				w.plan = &plan{actors: slices.Sorted(maps.Keys(all[name])), switchs: switchs}
-				w.plan.current = w.plan.actors[0]
-				for _, actor := range w.plan.actors {
-					w.start(actor, all[name][actor](w))
-				}
-				w.run()
-				w.end()
-				steps = w.plan.step
-				for _, f := range w.failures {
-					t.Errorf("%s, switches %v: %s", name, switchs, f)
-				}
-				if t.Failed() {
-					t.Logf("trace:\n%s", strings.Join(w.trace, "\n"))
-					w.release()
-				}
-			})
-			return steps
-		}
-		rng := rand.New(rand.NewPCG(1, 1))
-		steps := play(nil)
-		for i := 1; i < steps && !t.Failed(); i++ {
-			for to := 1; to < len(all[name]) && !t.Failed(); to++ {
-				if share > 1 && rng.IntN(6) != 0 {
-					continue
-				}
-				more := play(map[int]int{i: to})
-				for j := i + 1; j < more && !t.Failed(); j++ {
-					for then := 1; then < len(all[name]); then++ {
-						if rng.Uint64N(share*20/min(20, share)) == 0 {
-							play(map[int]int{i: to, j: then})
-						}
+		t.Run(name, func(t *testing.T) {
+			few := fewSwitches{t: t, base: base, other: other, name: name, cast: all[name], total: total}
+			few.run(share)
+		})
+	}
+	t.Logf("interleavings by the number of switches: %v", total)
+}
+
+// fewSwitches plays a scene again and again.
+type fewSwitches struct {
+	t           *testing.T
+	base, other *testRepo
+	name        string
+	cast        map[string]func(w *walk) func(a *actor, r *Repository) error
+	total       map[int]int
+}
+
+// run plays all of the scene's interleavings with one switch, and of those with two one in share; with a share above 1 a
+// sixth of the former.
+func (f *fewSwitches) run(share uint64) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	steps := f.play(nil)
+	for i := 1; i < steps && !f.t.Failed(); i++ {
+		for to := 1; to < len(f.cast) && !f.t.Failed(); to++ {
+			if share > 1 && rng.IntN(6) != 0 {
+				continue
+			}
+			more := f.play(map[int]int{i: to})
+			for j := i + 1; j < more && !f.t.Failed(); j++ {
+				for then := 1; then < len(f.cast); then++ {
+					if rng.Uint64N(share*20/min(20, share)) == 0 {
+						f.play(map[int]int{i: to, j: then})
 					}
 				}
 			}
 		}
-		if t.Failed() {
-			return
-		}
 	}
-	t.Logf("interleavings by the number of switches: %v", total)
+}
+
+// play returns how many calls there were.
+func (f *fewSwitches) play(switchs map[int]int) (steps int) {
+	f.total[len(switchs)]++
+	synctest.Test(f.t, func(t *testing.T) {
+		w := newWalk(t, f.base, 0, &tally{})
+		w.plan = &plan{actors: slices.Sorted(maps.Keys(f.cast)), switchs: switchs}
+		w.plan.current = w.plan.actors[0]
+		if f.cast["copy"] != nil {
+			w.withCopy(f.other)
+		}
+		for _, actor := range w.plan.actors {
+			w.start(actor, f.cast[actor](w))
+		}
+		w.run()
+		w.end()
+		steps = w.plan.step
+		for _, failure := range w.failures {
+			t.Errorf("%s, switches %v: %s", f.name, switchs, failure)
+		}
+		if t.Failed() {
+			t.Logf("trace:\n%s", strings.Join(w.trace, "\n"))
+			w.release()
+		}
+	})
+	return steps
 }
 
 // release lets all that waits go on, so that a failed walk ends.

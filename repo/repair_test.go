@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 )
 
@@ -96,6 +97,64 @@ func TestDamagedAfterRepack(t *testing.T) {
 				}
 			}
 			t.Run(fmt.Sprintf("%s, repaired: %v", how, repair), func(t *testing.T) { synctest.Test(t, play) })
+		}
+	}
+}
+
+// A page is stored as a delta on one whose pack is damaged and was given up. It counts as absent, and the backup stores it
+// anew: not as a delta on itself, though this process, which has the lost page in its memory or its cache, can read it.
+func TestNoDeltaOnItself(t *testing.T) {
+	tr := newRepo(t)
+	tr.expect(DamageBlobGone, DamageOpen)
+	base, edited := word("base", 60_000), word("base", 60_000)
+	copy(edited[100:], "a small change")
+	tr.backup(content{{base}})
+	id := tr.r.Hasher().Sum(edited)
+	put := func(w *writer, on chunk.ID) SnapshotRef {
+		_, _, err := w.w.PutDelta(t.Context(), index.Data, edited, []chunk.ID{on})
+		must0(t, err)
+		tree, _, err := w.w.Put(t.Context(), index.Tree, encodeIDs(treeMagic, []chunk.ID{id}))
+		must0(t, err)
+		defer w.close()
+		return w.commit(tree)
+	}
+	put(tr.begin(tr.st), tr.r.Hasher().Sum(base))
+	r := tr.open(tr.mem)
+	must0(t, r.LoadIndex(t.Context()))
+	loc, _ := r.Index().Lookup(index.KeyOf(id))
+	if len(loc.Bases) == 0 {
+		t.Fatal("it is no delta")
+	}
+	_ = must[[]byte](t)(r.nearby(t.Context(), r.Index(), loc, nil)) // it is in memory now, and what it rests on
+	lost, _ := r.Index().Lookup(loc.Bases[0])
+	damageObject(t, tr.mem, packName(lost.PackID), "flip")
+	rep := must[*PackRepair](t)(tr.open(tr.mem).RepairPacks(t.Context(), []index.PackID{lost.PackID}, false))
+	if rep.Lost != 1 {
+		t.Fatalf("%+v", rep)
+	}
+	s := must[*Session](t)(r.Begin(t.Context(), SessionOptions{Level: chunk.LevelFastest}))
+	ref := put(&writer{t, r, s, s.Writer()}, id)
+	mustHold(t, tr.open(tr.mem), ref, content{{edited}})
+}
+
+// Deltas that rest on each other, each in many copies, and on nothing that is there, are found to be absent at once.
+func TestDeltasInACircle(t *testing.T) {
+	tr := newRepo(t)
+	s := must[*Session](t)(tr.open(tr.mem).Begin(t.Context(), SessionOptions{}))
+	defer func() { must0(t, s.Close(t.Context())) }()
+	keys := []index.Key{{1}, {2}, {3}}
+	for n := range byte(12) {
+		var frames []index.Frame
+		for i, key := range keys {
+			frames = append(frames, index.Frame{Encoding: chunk.ZstdDelta, Offset: uint32(100 * i), Length: 100,
+				Bases: []index.Key{keys[(i+int(n)+1)%3]}, Blobs: []index.Blob{{Key: key, Size: 1000}}})
+		}
+		_, err := s.index.AddPack(index.SegmentID{}, index.Pack{ID: index.PackID{n + 1}, Kind: index.Tree, Size: 1000, Frames: frames})
+		must0(t, err)
+	}
+	for _, key := range keys {
+		if s.useKey(key) {
+			t.Errorf("%s is there", key)
 		}
 	}
 }

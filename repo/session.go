@@ -142,39 +142,44 @@ func (s *Session) Drain() time.Duration {
 // it, or is about to lose it: store it anew.
 func (s *Session) Use(id chunk.ID) bool { return s.useKey(index.KeyOf(id)) }
 
-func (s *Session) useKey(key index.Key) bool {
-	if s.pending.has(key) {
-		return true
-	}
+func (s *Session) useKey(key index.Key) bool { return s.pending.has(key) || s.useStored(key) }
+
+// useStored is useKey for what is stored already. A base must be: what was claimed, and is on its way, may come to rest on
+// the blob that is to rest on it, or be that blob itself.
+func (s *Session) useStored(key index.Key) bool {
 	loc, ok := s.index.Lookup(key)
 	if !ok || s.index.Pack(loc.Pack).Condemned {
 		return false
 	}
 	if len(loc.Bases) > 0 {
-		return s.useDelta(key, 0)
+		return s.useDelta(key, map[index.Key]bool{})
 	}
 	s.used.add(loc.Ordinal)
 	return true
 }
 
-// useDelta relies on a copy of the blob and on copies of its bases. A delta of which a base is about to
-// be lost counts as absent.
-func (s *Session) useDelta(key index.Key, depth int) bool {
-	if depth > maxDepth {
+// useDelta relies on a copy of the blob and on copies of its bases. A delta of which a base is about to be lost counts as
+// absent, and so does one that rests on itself. absent holds the blobs that are known to be so, and those that rest on this
+// one: each is looked at once, however many copies there are.
+func (s *Session) useDelta(key index.Key, absent map[index.Key]bool) bool {
+	if absent[key] || len(absent) > maxDepth {
 		return false
 	}
+	absent[key] = true
 	age := s.sound.now()
 	for _, loc := range s.index.Lookups(key) {
 		whole := !s.index.Pack(loc.Pack).Condemned
 		if whole && s.sound.has(loc.Ordinal) {
+			delete(absent, key)
 			return true
 		}
 		for _, base := range loc.Bases {
-			whole = whole && s.useDelta(base, depth+1)
+			whole = whole && s.useDelta(base, absent)
 		}
 		if whole {
 			s.used.add(loc.Ordinal)
 			s.sound.add(loc.Ordinal, age)
+			delete(absent, key)
 			return true
 		}
 	}

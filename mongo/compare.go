@@ -92,7 +92,7 @@ func (t *Restorer) Compare(ctx context.Context, r *repo.Repository, o snapshot.R
 		return nil, err
 	}
 	c := &comparer{restore: rs, there: map[string]map[string]*existing{}, rep: Comparison{Target: rs.rep.Target, Equal: true, Collections: []ComparedCollection{}}}
-	err = c.run(ctx)
+	err = interrupted(ctx, c.run(ctx))
 	c.rep.Seconds = time.Since(start).Seconds()
 	return &c.rep, err
 }

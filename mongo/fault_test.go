@@ -4,10 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"os"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.mongodb.org/mongo-driver/v2/bson"
@@ -245,4 +249,35 @@ func FuzzDocuments(f *testing.F) {
 			t.Error("other bytes than those that came")
 		}
 	})
+}
+
+// TestRestoreInterrupted: whatever the server answered last, a restore that is stopped while it waits for another attempt says
+// that it was stopped.
+func TestRestoreInterrupted(t *testing.T) {
+	v, snap, _ := pair(t, 10)
+	s := mongotest.Start(t, mongotest.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	answered := make(chan struct{})
+	var once sync.Once
+	s.OnCommand(func(c mongotest.Call) *mongotest.Outcome {
+		if c.Name != "insert" || c.DB != "d" {
+			return nil
+		}
+		once.Do(func() { close(answered) })
+		return &mongotest.Outcome{Error: mongotest.NotWritablePrimary}
+	})
+	go func() {
+		<-answered
+		cancel()
+	}()
+	_, err := snapshot.Restore(ctx, v.r, snapshot.RestoreOptions{Snapshot: snap, Monitor: &recorder{}, Foreign: &Restorer{pause: time.Hour},
+		Target: snapshot.TargetSpec{Kind: snapshot.TargetMongoDB, Path: s.URI()}})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
+	}
+	wrapped := interrupted(ctx, errors.New("not primary"))
+	if !errors.Is(wrapped, context.Canceled) || !strings.Contains(wrapped.Error(), "not primary") || interrupted(t.Context(), io.EOF) != io.EOF || interrupted(ctx, nil) != nil {
+		t.Errorf("error %v", wrapped)
+	}
 }

@@ -76,10 +76,19 @@ func (t *Restorer) RestoreTo(ctx context.Context, r *repo.Repository, o snapshot
 	defer s.Close(ctx)
 	rs := &restore{Restorer: t, r: r, o: o, d: d, s: s, renames: renames}
 	rs.rep = snapshot.RestoreReport{Path: o.Path, Target: snapshot.RedactURI(o.Target.Path), DryRun: o.DryRun}
-	err = rs.run(ctx)
+	err = interrupted(ctx, rs.run(ctx))
 	rep := rs.report()
 	rep.Seconds = time.Since(start).Seconds()
 	return rep, err
+}
+
+// interrupted makes an error say that the context has ended, where it has: an attempt that is not repeated because of that
+// ends with what the server answered.
+func interrupted(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() == nil || errors.Is(err, ctx.Err()) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ctx.Err(), err)
 }
 
 // restore is one call of RestoreTo.

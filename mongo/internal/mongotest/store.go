@@ -1,7 +1,7 @@
 package mongotest
 
 import (
-	"crypto/sha1"
+	"crypto/rand"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -96,10 +96,9 @@ func (st *store) notify() {
 	st.changed = make(chan struct{})
 }
 
+// newUUID makes one by chance, as servers do: two servers never have the same.
 func (st *store) newUUID() (id [16]byte) {
-	st.ids++
-	sum := sha1.Sum(binary.BigEndian.AppendUint64([]byte("mongotest"), st.ids))
-	copy(id[:], sum[:])
+	_, _ = rand.Read(id[:]) // it never fails
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
 	return id
 }

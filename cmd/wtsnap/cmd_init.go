@@ -268,10 +268,11 @@ func (a *app) firstStep(d initDoc) string {
 			return "wtsnap backup"
 		}
 	}
+	instance := shown(cmpOr(a.g.own, "NAME"))
 	if d.KeyFile != "" {
-		return fmt.Sprintf("wtsnap -r %s -p %s --instance NAME backup FOLDER", d.Repository, shown(d.KeyFile))
+		return fmt.Sprintf("wtsnap -r %s -p %s --instance %s backup FOLDER", d.Repository, shown(d.KeyFile), instance)
 	}
-	return fmt.Sprintf("wtsnap -r %s --instance NAME backup FOLDER", d.Repository)
+	return fmt.Sprintf("wtsnap -r %s --instance %s backup FOLDER", d.Repository, instance)
 }
 
 func printInit(w io.Writer, d initDoc, next string) {

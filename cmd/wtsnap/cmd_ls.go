@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -143,6 +144,11 @@ Examples:
 
 // openSnapshot opens the repository and finds the snapshot that the only argument, which may be missing, names.
 func (a *app) openSnapshot(c *cli.Context) (*repo.Repository, *snapshot.Snapshot, string, error) {
+	if args := a.line.args; len(args) == 2 { // as other tools have it
+		if spec, err := snapshot.ParseSpec(args[0]); err == nil && !spec.HasPath {
+			return nil, nil, "", usagef(a.line.name+" "+shown(args[0]+":"+args[1]), "there is nothing to do with %s", shown(args[1]))
+		}
+	}
 	args, err := a.arguments(0, 1, "")
 	if err != nil {
 		return nil, nil, "", err
@@ -168,7 +174,33 @@ func (a *app) resolve(r *repo.Repository, spec string, sel snapshot.Selector) (*
 	if err != nil {
 		return nil, "", fmt.Errorf("looking for the snapshot: %w", err)
 	}
+	if name, given, _ := strings.Cut(spec, ":"); strings.HasPrefix(given, "/") {
+		if inside := insideOf(s, given); inside != "" && inside != path {
+			return nil, "", &statusError{exitFailed, fmt.Sprintf("looking for %s: a path in a snapshot begins with its label", shown(given)),
+				"what was saved from there is " + shown(cmpOr(name, "latest")+":"+inside), nil}
+		}
+	}
 	return s, path, nil
+}
+
+// insideOf is where in a snapshot that lies which was saved from a path of the machine; "" where nothing was, or where the path
+// begins with a label.
+func insideOf(s *snapshot.Snapshot, path string) (inside string) {
+	label, _, _ := strings.Cut(strings.TrimLeft(path, "/"), "/")
+	longest := 0
+	for i := range s.Sources {
+		src := &s.Sources[i]
+		from := strings.TrimRight(src.Path, "/")
+		rest, below := strings.CutPrefix(path, from)
+		switch {
+		case src.Label == label:
+			return ""
+		case src.Kind != snapshot.SourceFolder || from == "" || !below || rest != "" && rest[0] != '/' || len(from) < longest:
+		default:
+			longest, inside = len(from), src.Label+strings.TrimRight(rest, "/")
+		}
+	}
+	return inside
 }
 
 // lister prints the entries of a folder.

@@ -58,7 +58,11 @@ Examples:
 
 func (a *app) restoreOptions(c *cli.Context) (o snapshot.RestoreOptions, err error) {
 	if c.String("to") == "" {
-		return o, usagef("--to FOLDER", "restore needs a target")
+		example := "--to FOLDER"
+		if args := a.line.args; len(args) == 2 {
+			example = "wtsnap restore " + shown(args[0]) + " --to " + shown(args[1])
+		}
+		return o, usagef(example, "restore needs a target")
 	}
 	if o.Target, err = snapshot.ParseTarget(c.String("to")); err != nil {
 		return o, err

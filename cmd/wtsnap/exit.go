@@ -224,6 +224,10 @@ func hint(err error) string {
 		return "restore to a folder, tar:FILE or zip:FILE"
 	case is[*snapshot.DiskFullError](err):
 		return "make room and run the same command again: it writes only what is missing"
+	case is[*snapshot.SpecError](err):
+		if e, _ := errors.AsType[*snapshot.SpecError](err); strings.Contains(e.Text, "/") && !strings.Contains(e.Text, ":") {
+			return "latest:" + e.Text
+		}
 	case errors.Is(err, repo.ErrNoRepository):
 		return "check -r, or make one there: wtsnap init"
 	case errors.Is(err, repo.ErrExists):

@@ -16,7 +16,7 @@ MONGO = WTSNAP_MONGO_TOOLS='$(CURDIR)/build/mongo' WTSNAP_MONGO_URI='$(MONGO_URI
 
 GO_SOURCES = $(shell git ls-files -co --exclude-standard '*.go')
 
-.PHONY: help build bench-build test test-race test-slow fuzz model cross bench demo lint fmt clean
+.PHONY: help build bench-build test test-race test-slow fuzz model mutants cross bench demo lint fmt clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ fuzz: ## run each fuzz target for FUZZTIME (1m)
 model: ## check the model of the protocol: docs/model (hours, and 6 GB of memory)
 	@if command -v spin; then sh docs/model/check all && sh docs/model/check broken; else echo "spin is not here: the model is not checked"; fi
 
+mutants: ## leave one step of the protocol out at a time, and see that a test notices (half an hour)
+	go run ./.ci/mutants
+
 cross: ## compile for the other systems
 	GOOS=darwin GOARCH=arm64 go build -o /dev/null ./cmd/wtsnap
 	GOOS=freebsd GOARCH=amd64 go build -o /dev/null ./cmd/wtsnap
@@ -58,9 +61,9 @@ demo: ## build, then show a backup's life: two nights, restore, check, prune, a 
 
 lint: build/staticcheck ## check formatting, go vet, staticcheck and the shell scripts
 	@unformatted=$$(gofmt -l $(GO_SOURCES)) && test -z "$$unformatted" || { echo "run make fmt for:" $$unformatted; exit 1; }
-	go vet ./... ./.ci/testreport
+	go vet ./... ./.ci/testreport ./.ci/mutants
 	go -C .ci/mongo vet ./ferretdb
-	build/staticcheck ./... ./.ci/testreport
+	build/staticcheck ./... ./.ci/testreport ./.ci/mutants
 	@if command -v shellcheck; then shellcheck .ci/run .ci/fuzz docs/demo.sh docs/model/check; else echo "shellcheck is not here: skipped"; fi
 
 fmt: ## format the Go files

@@ -179,6 +179,8 @@ func (k *randomKills) must(err error) {
 // command returns one that works on the repository of a number.
 func (k *randomKills) command(repo string, args ...string) *exec.Cmd {
 	cmd := exec.Command(k.program, append([]string{"-r", repo, "--instance", "web", "-p", k.dir + "/key", "-q"}, args...)...)
+	// What it remembers of a repository goes with it: each round is a machine's first.
+	cmd.Env = append(os.Environ(), "XDG_CACHE_HOME="+repo+"-cache", "XDG_STATE_HOME="+repo+"-cache", "HOME="+repo+"-cache")
 	if k.in != nil {
 		k.in.Close() // the command before has ended
 	}
@@ -200,7 +202,7 @@ func (k *randomKills) run(kills int) {
 	proved := 0
 	for i := range kills {
 		repo := k.dir + "/repo"
-		k.must(os.RemoveAll(repo))
+		k.must(errors.Join(os.RemoveAll(repo), os.RemoveAll(repo+"-cache")))
 		k.must(os.CopyFS(repo, os.DirFS(k.dir+"/empty")))
 		cmd := k.command(repo, "backup", k.source)
 		k.must(cmd.Start())

@@ -89,7 +89,7 @@ byte shield = NL;    /* lists from here on were made after the restore began */
 #else
 #define CRASH
 #endif
-#if SLEEPS > 0
+#if SLEEPS > 0 && !defined(NOAWAKE)
 /* What must not be done by who slept is preceded by this. The sleep may come between it and the operation. */
 #define AWAKE if :: HAS(slept, i) -> goto leave :: else fi;
 #else
@@ -124,16 +124,21 @@ proctype Writer(byte i) {
 
 	/* newLease: the lists, then the lease that has seen them */
 	news = lists;
+#ifndef LATELEASE
 	if
 	CRASH
 	:: d_step { lease = lease | BIT(i); seen[i] = news; news = 0 }
 	fi;
+#endif
 	/* LoadIndex: the lists, then the segments */
 	condemned = ONLISTS(lists);
 	if
 	CRASH
 	:: d_step { known = ALLSEGS; known = known & ~condemned }
 	fi;
+#ifdef LATELEASE
+	d_step { lease = lease | BIT(i); seen[i] = news; news = 0 }
+#endif
 #ifdef ADOPT
 	/* adopt: the lists once more, then the packs that are there; those that nobody lists count as the writer's own */
 	condemned = condemned | ONLISTS(lists);
@@ -205,7 +210,11 @@ rescue:
 		goto rescue
 	:: else
 	fi;
+#ifdef AFTERLOOK
+	if :: again -> doubtful = doubtful & ~BIT(1 + i); goto merge :: else fi;
+#else
 	if :: again -> goto merge :: else fi; /* the look behind the manifest: nothing is new */
+#endif
 	AWAKE
 #if SLEEPS > 0
 	if
@@ -216,8 +225,16 @@ rescue:
 	if CRASH :: true fi;
 #endif
 	if
+#ifndef NOTAKEBACK
 	:: d_step { HAS(slept, i) -> snaps = snaps & ~BIT(1 + i); doubtful = doubtful & ~BIT(1 + i) }; goto leave
+#else
+	:: d_step { HAS(slept, i) -> doubtful = doubtful & ~BIT(1 + i) }
+#endif
+#ifndef AFTERLOOK
 	:: d_step { else -> doubtful = doubtful & ~BIT(1 + i) }
+#else
+	:: else
+#endif
 	fi;
 #else
 	if
@@ -375,6 +392,9 @@ proctype Prune(byte i) {
 #endif
 			sweep = ONLISTS(acted) & ~use;
 			/* what is to be condemned: what nothing needs, and what no segment lists */
+#ifdef UNLISTED
+			writing = false;
+#endif
 			there = (known & ~condemned & ~use) | (writing -> 0 : there & ~known & ~condemned);
 			known = known & ~sweep;
 			condemned = 0; marked = 0; writing = 0
@@ -419,6 +439,12 @@ proctype Prune(byte i) {
 			if CRASH :: forgotten = 0 fi
 		:: else
 		fi;
+#endif
+#ifdef LISTSFIRST
+		lists = lists & ~acted;
+#endif
+#ifdef PACKSFIRST
+		stored = stored & ~sweep;
 #endif
 		m = segs; /* segments as listed */
 		do

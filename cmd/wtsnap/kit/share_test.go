@@ -1,6 +1,7 @@
 package kit
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -67,4 +68,44 @@ func TestOldShares(t *testing.T) {
 			t.Errorf("%q, %v", got, err)
 		}
 	}
+}
+
+// What somebody has typed in neither panics nor gives back something that was not split.
+func FuzzJoin(f *testing.F) {
+	shares, err := Split(testKey, 2, 3)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range shares {
+		share, err := parseShare(s)
+		if err != nil {
+			f.Fatal(err)
+		}
+		value, err := share.share.Value.MarshalBinary()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add("a page:\n"+strings.Join(shares, "\n"), 2, 3, share.number, uint32(7), value)
+	}
+	f.Add("", 0, 0, 0, uint32(0), []byte{})
+	f.Fuzz(func(t *testing.T, text string, needed, of, number int, set uint32, value []byte) {
+		lines := FindShares(text)
+		for i := range 2 { // the sums are as they must be, so that the rest is looked at
+			line := fmt.Sprintf("%s:%d:%d:%d:%08x:%x", sharePrefix, needed, of, number+i, set, value)
+			lines = append(lines, line+":"+shareSum(line))
+		}
+		for _, some := range [][]string{lines, lines[:len(lines)-2], lines[len(lines)-2:]} {
+			password, err := Join(some)
+			if err != nil {
+				continue
+			}
+			again, err := Split(password, 2, 2)
+			if err != nil {
+				t.Fatalf("%q: %v", password, err)
+			}
+			if back, err := Join(again); err != nil || back != password {
+				t.Fatalf("%q came back as %q: %v", password, back, err)
+			}
+		}
+	})
 }

@@ -48,7 +48,7 @@ func (w *Writer) delta(ctx context.Context, data []byte, h *Hint) delta {
 		}
 	}
 	if h.Guess {
-		return w.guess(ctx, data, h.Bases)
+		return w.guess(ctx, data, h)
 	}
 	b := w.findBases(ctx, h.Bases)
 	if len(b.keys) == 0 {
@@ -60,7 +60,7 @@ func (w *Writer) delta(ctx context.Context, data []byte, h *Hint) delta {
 		w.base = b.plain
 	}
 	d := delta{bases: b, size: len(data)}
-	d.encoding, d.stored, d.leaves = w.encodeDelta(data, b, false)
+	d.encoding, d.stored, d.leaves = w.encodeDelta(data, b, h)
 	return d
 }
 
@@ -84,8 +84,9 @@ func (w *Writer) putDelta(ctx context.Context, p *part, blob index.Blob, d delta
 
 // encodeDelta makes data a patch, in w.patch, or returns it as a delta of zstd where that is much smaller: where data and
 // base differ every few bytes. Where neither pays it returns Raw. What it returns or makes was decoded again. leaves is how
-// many bytes of data were not found in the bases. Where these are a guess, a patch must find a quarter.
-func (w *Writer) encodeDelta(data []byte, b *deltaBases, guess bool) (encoding chunk.Encoding, stored []byte, leaves int) {
+// many bytes of data were not found in the bases. Where these are a guess, a patch must find a quarter; and nothing more is
+// done where that is enough for data to be put off.
+func (w *Writer) encodeDelta(data []byte, b *deltaBases, h *Hint) (encoding chunk.Encoding, stored []byte, leaves int) {
 	codec, patch := w.s.codec, &w.patch
 	patch.Reset()
 	ops, literals := patch.Add(data, b.plain)
@@ -94,7 +95,7 @@ func (w *Writer) encodeDelta(data []byte, b *deltaBases, guess bool) (encoding c
 		ops, literals = patch.Add(data, b.plain)
 	}
 	base, leaves := b.plain, len(literals)
-	if guess && leaves > len(data)-len(data)/4 {
+	if h.PutOff && leaves >= muchLeft || h.Guess && leaves > len(data)-len(data)/4 {
 		return chunk.Raw, nil, leaves
 	}
 	if cost := ops + len(literals); cost > len(data)/16 { // not so little that there is no question

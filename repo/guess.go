@@ -25,12 +25,12 @@ func (g *guesses) worth() bool { return g.lost.Load() < guessLoss+guessGain*g.fo
 func (s *Session) Guesses() bool { return s.o.Delta != DeltaOff && s.guesses.worth() }
 
 // guess is delta for bases that are a guess. They end no chain, and for noise, which resembles nothing, none is read.
-func (w *Writer) guess(ctx context.Context, data []byte, ids []chunk.ID) delta {
+func (w *Writer) guess(ctx context.Context, data []byte, h *Hint) delta {
 	if !w.s.guesses.worth() || chunk.LooksRandom(data) {
 		return delta{}
 	}
 	b := &deltaBases{plain: w.base[:0]}
-	for _, id := range ids {
+	for _, id := range h.Bases {
 		w.addBase(ctx, b, id, w.s.o.Delta)
 	}
 	if w.base = b.plain; len(b.keys) == 0 {
@@ -38,7 +38,7 @@ func (w *Writer) guess(ctx context.Context, data []byte, ids []chunk.ID) delta {
 	}
 	b.region = b.regions[0]
 	d := delta{bases: b, size: len(data)}
-	d.encoding, d.stored, d.leaves = w.encodeDelta(data, b, true)
+	d.encoding, d.stored, d.leaves = w.encodeDelta(data, b, h)
 	if d.encoding == chunk.Raw {
 		w.s.guesses.lost.Add(int64(len(data)))
 	} else {

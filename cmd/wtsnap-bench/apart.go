@@ -24,6 +24,7 @@ func apartCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	nights := flags.Int("nights", 7, "nights of changes")
 	show := flags.Int("files", 10, "name this many of the files that are farthest from their bound")
 	dir := flags.String("dir", "", "work in a folder of its own below this `folder`, and remove it in the end (default /dev/shm if there is room)")
+	far := flags.Bool("far", false, "as if the repository were far away, without a cache: old data is read only where that pays")
 	trees := flags.String("trees", "", "`OLD,NEW`: two states of a tree, instead of a corpus and its nights")
 	if err := parse(flags, stderr, args); err != nil {
 		return err
@@ -41,19 +42,19 @@ func apartCommand(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		if !ok {
 			err = errors.New("-trees wants two folders: OLD,NEW")
 		} else {
-			err = b.apartTrees(old, fresh, *show, stdout)
+			err = b.apartTrees(old, fresh, *far, *show, stdout)
 		}
 		return errors.Join(err, b.clean())
 	}
 	t, err := newTree(ctx, *kind, filepath.Join(b.dir, *kind), *seed, size)
 	if err == nil {
-		err = b.apart(t, *nights, *show, stdout)
+		err = b.apart(t, *nights, *far, *show, stdout)
 	}
 	return errors.Join(err, b.clean())
 }
 
 // apartTrees saves two states of a tree and prints what the second is made of.
-func (b *bench) apartTrees(old, fresh string, show int, stdout io.Writer) error {
+func (b *bench) apartTrees(old, fresh string, far bool, show int, stdout io.Writer) error {
 	list, err := bound.Trees(old, fresh)
 	if err != nil {
 		return err
@@ -66,7 +67,7 @@ func (b *bench) apartTrees(old, fresh string, show int, stdout io.Writer) error 
 		}
 		changed[rel] = pair
 	}
-	p, err := b.apartSeries(old)
+	p, err := b.apartSeries(old, far)
 	if err != nil {
 		return err
 	}
@@ -76,11 +77,11 @@ func (b *bench) apartTrees(old, fresh string, show int, stdout io.Writer) error 
 }
 
 // apart saves nights of a tree and prints what each is made of.
-func (b *bench) apart(t tree, nights, show int, stdout io.Writer) error {
+func (b *bench) apart(t tree, nights int, far bool, show int, stdout io.Writer) error {
 	if err := t.Make(b.ctx); err != nil {
 		return err
 	}
-	p, err := b.apartSeries(t.Dir())
+	p, err := b.apartSeries(t.Dir(), far)
 	if err != nil {
 		return err
 	}
@@ -103,7 +104,7 @@ func (b *bench) apart(t tree, nights, show int, stdout io.Writer) error {
 }
 
 // apartSeries makes a repository and saves the tree as it is.
-func (b *bench) apartSeries(dir string) (*apart.Series, error) {
+func (b *bench) apartSeries(dir string, far bool) (*apart.Series, error) {
 	place := filepath.Join(b.dir, "repo")
 	if err := os.Mkdir(place, 0o700); err != nil {
 		return nil, err
@@ -112,7 +113,7 @@ func (b *bench) apartSeries(dir string) (*apart.Series, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := apart.New(b.ctx, st, dir)
+	p, err := apart.New(b.ctx, st, dir, far)
 	if err != nil {
 		return nil, err
 	}

@@ -189,6 +189,34 @@ func TestApart(t *testing.T) {
 	}
 }
 
+func TestBundles(t *testing.T) {
+	old, fresh := t.TempDir(), t.TempDir()
+	for i := range 100 {
+		text := fmt.Sprintf("%0100d", i)
+		for _, path := range []string{old + "/a", fresh + "/a", fresh + "/copy"} {
+			if path == fresh+"/copy" && i%2 == 0 { // the others' neighbours are missing there
+				continue
+			}
+			if err := errors.Join(os.MkdirAll(path, 0o755), os.WriteFile(fmt.Sprintf("%s/%03d", path, i), []byte(text), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := os.WriteFile(fresh+"/a/050", []byte("changed"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	stdout, stderr, err := invoke("bundles", "-files", "1", old, fresh)
+	if want := "all of the old tree: 10000 bytes in 100 small files, 10000 bytes in 100 bundles\n" +
+		"new in the new tree: 7 bytes in 1 small files, 7 bytes in 1 bundles\n"; err != nil || stdout != want {
+		t.Errorf("%v %s\n%s", err, stderr, stdout)
+	}
+	stdout, _, err = invoke("bundles", "-files", "10000", old, fresh)
+	if want := "all of the old tree: 10000 bytes in 100 small files, 10000 bytes in 1 bundles\n" +
+		"new in the new tree: 7 bytes in 1 small files, 14907 bytes in 2 bundles\n"; err != nil || stdout != want {
+		t.Errorf("%v\n%s", err, stdout)
+	}
+}
+
 func TestUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{}, {"fly"}, {"compare", "one"}, {"compare", "-ignore", "colour", "a", "b"}, {"corpus"}, {"run", "more"}, {"run", "-fast"},
@@ -201,6 +229,7 @@ func TestUsage(t *testing.T) {
 		{"corpus", "-size", "huge", "/nowhere"}, {"corpus", "-kind", "cats", "/nowhere"}, {"compare", "/nowhere", "/nowhere"},
 		{"run", "-tools", "tar"}, {"run", "-program", "borg=/nowhere/borg"}, {"run", "-runs", "0"},
 		{"apart", "-trees", "/nowhere"}, {"apart", "-kind", "cats"},
+		{"bundles", "/nowhere", "/nowhere"}, {"bundles", "-files", "0", "/", "/"},
 	} {
 		if _, _, err := invoke(args...); err == nil || errors.Is(err, errUsage) {
 			t.Errorf("%q: %v", args, err)

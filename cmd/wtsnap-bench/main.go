@@ -22,6 +22,7 @@ const usage = `wtsnap-bench measures wtsnap beside restic, borg and others.
   wtsnap-bench corpus DIR          make one corpus and nothing else
   wtsnap-bench compare A B         tell what differs between two trees
   wtsnap-bench apart               what the bytes of nights are made of
+  wtsnap-bench bundles OLD NEW     what bundles of small files would store
   wtsnap-bench bound OLD NEW       what a perfect delta between two trees would upload
 
 Each command explains its flags with -h. Exit codes: 0 done (compare: the trees are equal), 1 failed (compare: they
@@ -68,6 +69,8 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return compareCommand(args, stdout, stderr)
 	case "apart":
 		return apartCommand(ctx, args, stdout, stderr)
+	case "bundles":
+		return bundlesCommand(args, stdout, stderr)
 	case "bound":
 		return boundCommand(ctx, args, stdout, stderr)
 	case helperName: // how run starts what it measures

@@ -64,8 +64,8 @@ type Night struct {
 	Files       []File `json:"files"` // the farthest from their bound first
 }
 
-// New makes a repository for the nights of the tree at dir.
-func New(ctx context.Context, st storage.Storage, dir string) (*Series, error) {
+// New makes a repository for the nights of the tree at dir. Far: what is read from it costs something.
+func New(ctx context.Context, st storage.Storage, dir string, far bool) (*Series, error) {
 	password, err := repo.NewKeyFile()
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func New(ctx context.Context, st storage.Storage, dir string) (*Series, error) {
 	if _, err := repo.Init(ctx, st, repo.InitOptions{Password: password}); err != nil {
 		return nil, err
 	}
-	r, err := repo.Open(ctx, st, repo.OpenOptions{Password: password, Near: true})
+	r, err := repo.Open(ctx, st, repo.OpenOptions{Password: password, Near: !far})
 	return &Series{st: st, r: r, dir: dir, now: time.Date(2025, 3, 1, 3, 0, 0, 0, time.UTC), ids: map[index.Key]chunk.ID{},
 		codec: chunk.NewCodec(chunk.LevelDefault)}, err
 }

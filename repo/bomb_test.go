@@ -11,6 +11,7 @@ import (
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
+	"github.com/whole-tale/wtsnap/repo/storage"
 )
 
 // bomb makes a sealed object of a few KB, valid but for its size, that decompresses to more than an object of its kind has.
@@ -167,5 +168,65 @@ func TestBombInADirectory(t *testing.T) {
 				t.Errorf("a %s of %d entries: %v, allocated %d bytes", what, n, err, used)
 			}
 		}
+	}
+}
+
+// What takes more than its kind does is refused before it is read, and stops nothing else.
+func TestStoredTooLarge(t *testing.T) {
+	tr := newRepo(t)
+	ref := tr.backup(content{words("a")})
+	ctx := t.Context()
+	id := strings.Repeat("cd", 16)
+	for _, name := range []string{
+		snapshotsDir + ref.Instance + "/20260101T000000Z-" + id, forgottenDir + ref.Instance + "/20260102T000000Z-" + id,
+		annotationsDir + ref.ID.String() + "-" + id, leasesDir + id + "-1", keysDir + id,
+	} {
+		m := tr.mem.Clone()
+		limit := objectLimit(name)
+		if strings.HasPrefix(name, keysDir) {
+			limit = maxKeyObject
+		}
+		must[any](t)(m.Put(ctx, name, make([]byte, limit+limit/4+1)))
+		r := tr.open(m)
+		var rep *CheckReport
+		used := allocated(func() { rep = checkAll(t, r) })
+		if len(rep.Problems) != 1 || rep.Problems[0].Object != name || rep.Problems[0].Kind != DamageSize || rep.Problems[0].Hint == "" {
+			t.Errorf("%s: check finds %+v", name, rep.Problems)
+		}
+		if limit > 1<<20 && used > limit {
+			t.Errorf("%s: a check allocates %d bytes", name, used)
+		}
+		if err := holds(ctx, r, ref, content{words("a")}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := storage.CheckRange(storage.MaxWhole+1, 0, -1); !errors.Is(err, storage.ErrTooLarge) {
+		t.Errorf("an object that is too large as a whole: %v", err)
+	}
+}
+
+// A config that cannot be read is made anew from the keys. Where these cannot be read either, that is poor advice.
+func TestOverwrittenConfig(t *testing.T) {
+	tr := newRepo(t)
+	ctx := t.Context()
+	garbage := []byte("overwritten")
+	hint := func(m storage.Storage) string {
+		_, err := Open(ctx, m, OpenOptions{Password: tr.pass})
+		d, ok := errors.AsType[*DamageError](err)
+		if !ok || d.Object != configName {
+			t.Fatal(err)
+		}
+		return d.Hint
+	}
+	m := tr.mem.Clone()
+	must[any](t)(m.Put(ctx, configName, garbage))
+	if h := hint(m); h != configHint {
+		t.Errorf("the config alone: %s", h)
+	}
+	for _, name := range list(t, m, keysDir) {
+		must[any](t)(m.Put(ctx, name, garbage))
+	}
+	if h := hint(m); h != overwrittenHint {
+		t.Errorf("all of it: %s", h)
 	}
 }

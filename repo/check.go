@@ -450,16 +450,22 @@ func (c *checker) others(ctx context.Context) error {
 		c.problem(Problem{Kind: DamageOpen, Object: configName, Detail: "is another repository's"})
 	}
 	for _, dir := range []string{keysDir, forgottenDir, annotationsDir} {
-		var names []string
-		if err := c.r.st.List(ctx, dir, func(i storage.Info) error { names = append(names, i.Name); return nil }); err != nil {
+		var infos []storage.Info
+		if err := c.r.st.List(ctx, dir, func(i storage.Info) error { infos = append(infos, i); return nil }); err != nil {
 			return fmt.Errorf("listing %s: %w", dir, err)
 		}
-		for _, name := range names {
+		for _, i := range infos {
+			name := i.Name
 			var err error
-			if dir == keysDir {
+			switch {
+			case dir == keysDir && i.Size > maxKeyObject:
+				err = &DamageError{Kind: DamageSize, Object: name, Detail: fmt.Sprintf("has %d bytes, a key object has %d at most", i.Size, maxKeyObject)}
+			case dir == keysDir:
 				_, err = c.r.readKeyObject(ctx, name)
-			} else {
-				_, err = c.r.readObject(ctx, name)
+			default:
+				if err = checkStored(name, i.Size); err == nil {
+					_, err = c.r.readObject(ctx, name)
+				}
 			}
 			if err != nil && !errors.Is(err, storage.ErrNotExist) {
 				if err := c.damage(name, err); err != nil {

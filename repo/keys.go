@@ -365,6 +365,9 @@ func (r *Repository) Keys(ctx context.Context) ([]KeyInfo, error) {
 // readKeyObject reads a key object that another password may open.
 func (r *Repository) readKeyObject(ctx context.Context, name string) (*keyObject, error) {
 	data, err := r.st.Get(ctx, name, 0, -1, nil)
+	if errors.Is(err, storage.ErrTooLarge) {
+		return nil, &DamageError{Kind: DamageSize, Object: name, Detail: "is no key object", Err: err}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}

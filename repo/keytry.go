@@ -127,3 +127,19 @@ func isDamaged(err error) bool {
 	_, ok := errors.AsType[*DamageError](err)
 	return ok
 }
+
+// anyKey reports whether one of the first key objects can be read, or that is not to be found out.
+func anyKey(ctx context.Context, st storage.Storage) bool {
+	const some = 8
+	objects, err := keyObjects(ctx, st)
+	if err != nil {
+		return true
+	}
+	trial := keyTrial{}
+	for _, o := range objects[:min(some, len(objects))] {
+		if _, err := trial.read(ctx, st, o); err == nil || !isDamaged(err) {
+			return true
+		}
+	}
+	return false
+}

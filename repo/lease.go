@@ -453,21 +453,40 @@ func (r *Repository) readListed(ctx context.Context, dir string, want func(name 
 		return nil, nil, err
 	}
 	slices.SortFunc(infos, func(a, b storage.Info) int { return strings.Compare(a.Name, b.Name) })
+	total := int64(0)
 	for _, i := range infos {
 		if !want(i.Name) {
 			objects = append(objects, object{Info: i})
 			continue
 		}
-		data, err := r.st.Get(ctx, i.Name, 0, -1, nil)
-		if err != nil {
-			return nil, nil, err
-		}
-		content, err := r.keys.openObject(i.Name, data)
-		if err != nil {
+		content, err := r.readCoordination(ctx, i, &total)
+		if isDamaged(err) {
 			damaged = append(damaged, damagedObject{i, err})
 			continue
+		}
+		if err != nil {
+			return nil, nil, err
 		}
 		objects = append(objects, object{i, content})
 	}
 	return objects, damaged, nil
+}
+
+// readCoordination reads a condemned list or a lease. total is what those that were read hold: together they are bounded, too.
+func (r *Repository) readCoordination(ctx context.Context, i storage.Info, total *int64) ([]byte, error) {
+	if err := checkStored(i.Name, i.Size); err != nil {
+		return nil, err
+	}
+	data, err := r.st.Get(ctx, i.Name, 0, -1, nil)
+	if err != nil {
+		return nil, err
+	}
+	content, err := r.keys.openObject(i.Name, data)
+	if err != nil {
+		return nil, err
+	}
+	if *total += int64(len(content)); *total > maxObject {
+		return nil, &DamageError{Kind: DamageSize, Object: i.Name, Detail: "with those before it, it holds more than is read together", Hint: whatToDo(i.Name)}
+	}
+	return content, nil
 }

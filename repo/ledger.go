@@ -145,19 +145,36 @@ func (r *Repository) ledgerObjects(ctx context.Context, kind LedgerKind) ([]ledg
 		}
 		slices.SortFunc(infos, func(a, b storage.Info) int { return cmp.Compare(a.Name, b.Name) })
 		objects := make([]ledgerObject, len(infos))
-		get := func(ctx context.Context, i int) ([]byte, error) {
+		get := func(ctx context.Context, i int) (data []byte, err error) {
 			o := &objects[i]
 			o.name = infos[i].Name
-			data, err := r.readObject(ctx, o.name)
-			if err == nil {
-				o.records, err = decodeLedger(o.name, data)
+			if err = checkStored(o.name, infos[i].Size); err == nil {
+				data, err = r.getObject(ctx, o.name)
 			}
 			if o.err = err; isFiled(err) {
 				err = nil
 			}
-			return nil, err
+			return data, err
 		}
-		err = inOrder(ctx, len(infos), smallAhead, func(i int) int64 { return infos[i].Size }, get, func(int, []byte) error { return nil })
+		total := 0
+		open := func(i int, data []byte) error { // here, so that one at a time is decompressed
+			o := &objects[i]
+			if o.err != nil {
+				return nil
+			}
+			data, err := r.openGot(ctx, o.name, data)
+			if err == nil {
+				o.records, err = decodeLedger(o.name, data)
+			}
+			if total += len(data); err == nil && total > maxObject {
+				o.records, err = nil, &DamageError{Kind: DamageSize, Object: o.name, Detail: "with those before it, it holds more than is read together", Hint: ledgerHint}
+			}
+			if o.err = err; isFiled(err) {
+				err = nil
+			}
+			return err
+		}
+		err = inOrder(ctx, len(infos), smallAhead, func(i int) int64 { return infos[i].Size }, get, open)
 		if errors.Is(err, storage.ErrNotExist) && attempt < 49 {
 			continue
 		}

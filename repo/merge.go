@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,7 +21,21 @@ const (
 	mergeSegments = 16
 	mergeLeast    = 4
 	segmentBlobs  = 200_000
+	// mergeMost is how many blobs are merged at most: segments are chosen by what they take, and may hold a thousand times
+	// as much where somebody has made them to.
+	mergeMost = 16 * segmentBlobs
 )
+
+var errMergeLarge = errors.New("segments that list too much to be merged")
+
+func listedBlobs(packs []index.Pack) (n int64) {
+	for _, p := range packs {
+		for _, f := range p.Frames {
+			n += int64(len(f.Blobs))
+		}
+	}
+	return n
+}
 
 // segmentSizes returns the sizes of the index segments, from a listing.
 func (r *Repository) segmentSizes(ctx context.Context) (map[index.SegmentID]int64, error) {
@@ -132,16 +147,19 @@ func (r *Repository) mergeIndex(ctx context.Context, l *lease, choose func(map[i
 		return nil
 	}
 	segments := make([][]index.Pack, len(ids))
+	var blobs atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(loadWorkers)
+	g.SetLimit(loadDecoders)
 	for i, id := range ids {
 		g.Go(func() (err error) {
-			segments[i], err = r.readSegment(gctx, id)
+			if segments[i], err = r.readSegment(gctx, id); err == nil && blobs.Add(listedBlobs(segments[i])) > mergeMost {
+				err = errMergeLarge
+			}
 			return err
 		})
 	}
-	if err := g.Wait(); errors.Is(err, storage.ErrNotExist) {
-		return nil // another writer merges them
+	if err := g.Wait(); errors.Is(err, storage.ErrNotExist) || errors.Is(err, errMergeLarge) {
+		return nil // another writer merges them; or they stay as they are
 	} else if err != nil {
 		return err
 	}

@@ -127,11 +127,18 @@ func Init(ctx context.Context, st storage.Storage, o InitOptions) (*Repository, 
 // configHint says what to do where the config is lost.
 const configHint = "wtsnap repair config makes it anew"
 
+// overwrittenHint says what to do where no key can be read either: nothing here can bring them back.
+const overwrittenHint = "the keys cannot be read either, so that somebody or something has overwritten more than this: touch nothing, and read the " +
+	"storage as of a time before (\"A host that must not delete\" in docs/operations.md), or bring the folder back from a copy"
+
 // readConfig reads the config object: ErrNoRepository, *FormatError, *DamageError.
 func readConfig(ctx context.Context, st storage.Storage) (config, error) {
 	data, err := st.Get(ctx, configName, 0, -1, nil)
 	if errors.Is(err, storage.ErrNotExist) {
 		return config{}, ErrNoRepository
+	}
+	if errors.Is(err, storage.ErrTooLarge) {
+		return config{}, &DamageError{Kind: DamageSize, Object: configName, Detail: "is no config of a repository", Err: err, Hint: configHint}
 	}
 	if err != nil {
 		return config{}, fmt.Errorf("reading the config: %w", err)
@@ -154,8 +161,11 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 	c, err := readConfig(ctx, st)
 	if errors.Is(err, ErrNoRepository) {
 		if names, kerr := keyNames(ctx, st); kerr == nil && len(names) > 0 {
-			return nil, &DamageError{Kind: DamageMissing, Object: configName, Detail: "is not there, but keys are", Hint: configHint}
+			err = &DamageError{Kind: DamageMissing, Object: configName, Detail: "is not there, but keys are", Hint: configHint}
 		}
+	}
+	if damage := (*DamageError)(nil); errors.As(err, &damage) && !anyKey(ctx, st) {
+		damage.Hint = overwrittenHint
 	}
 	if err != nil {
 		return nil, err
@@ -289,8 +299,8 @@ func (r *Repository) loadIndexOnce(ctx context.Context, anew bool) (again bool, 
 			return &DamageError{Kind: DamageIndex, Object: i.Name, Detail: "is not the name of an index segment",
 				Hint: "remove it if you put it there"}
 		}
-		if limit := int64(objectLimit(i.Name)); i.Size > limit+limit/4 { // sealed and padded
-			return &DamageError{Kind: DamageSize, Object: i.Name, Detail: fmt.Sprintf("has %d bytes, more than any index segment", i.Size), Hint: indexHint}
+		if err := checkStored(i.Name, i.Size); err != nil {
+			return err
 		}
 		listed[id] = i.Size
 		return nil
@@ -436,10 +446,21 @@ func (r *Repository) readObject(ctx context.Context, name string) ([]byte, error
 // getObject reads a sealed object, through the cache, as it is stored: openGot opens it.
 func (r *Repository) getObject(ctx context.Context, name string) ([]byte, error) {
 	data, err := r.cached.Get(ctx, name, 0, -1, nil)
+	if errors.Is(err, storage.ErrTooLarge) {
+		return nil, &DamageError{Kind: DamageSize, Object: name, Detail: "is larger than any object of its kind", Err: err}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", name, err)
 	}
 	return data, nil
+}
+
+// checkStored refuses an object that takes more than one of its kind does, before it is read. Sizes are those of a listing.
+func checkStored(name string, size int64) error {
+	if limit := int64(objectLimit(name)); size > limit+limit/4 { // sealed and padded
+		return &DamageError{Kind: DamageSize, Object: name, Detail: fmt.Sprintf("has %d bytes, more than any object of its kind", size), Hint: whatToDo(name)}
+	}
+	return nil
 }
 
 // openGot opens what getObject returned, and reads it once more where it does not open.

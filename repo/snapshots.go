@@ -134,6 +134,9 @@ func (r *Repository) listSnapshots(ctx context.Context, dir string) ([]SnapshotR
 
 // Manifest reads the payload of a snapshot, forgotten ones included.
 func (r *Repository) Manifest(ctx context.Context, ref SnapshotRef) ([]byte, error) {
+	if err := checkStored(ref.name(), ref.Size); err != nil {
+		return nil, err
+	}
 	data, err := r.readObject(ctx, ref.name())
 	if errors.Is(err, storage.ErrNotExist) {
 		data, err = r.readObject(ctx, ref.forgottenName())
@@ -319,7 +322,7 @@ func (r *Repository) Annotations(ctx context.Context) (map[SnapshotID][]Annotati
 	notes := map[SnapshotID][]Annotation{}
 	for id, list := range infos {
 		for _, info := range list {
-			a, err := r.annotation(ctx, info.Name)
+			a, err := r.annotation(ctx, info)
 			if errors.Is(err, storage.ErrNotExist) {
 				continue // swept meanwhile
 			}
@@ -346,7 +349,11 @@ func (r *Repository) Annotations(ctx context.Context) (map[SnapshotID][]Annotati
 }
 
 // annotation reads a note.
-func (r *Repository) annotation(ctx context.Context, name string) (Annotation, error) {
+func (r *Repository) annotation(ctx context.Context, info storage.Info) (Annotation, error) {
+	name := info.Name
+	if err := checkStored(name, info.Size); err != nil {
+		return Annotation{}, err
+	}
 	data, err := r.readObject(ctx, name)
 	if err != nil {
 		return Annotation{}, err

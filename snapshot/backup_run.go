@@ -244,6 +244,7 @@ func (b *backup) uploaded(bytes int64) {
 
 // problem reports that an entry could not be saved, or not as it should be.
 func (b *backup) problem(s *backupSource, path string, err error) {
+	path = shortPath(path)
 	if s != nil && b.o.bounded() {
 		if _, known := s.said.LoadOrStore(path+"\x00"+err.Error(), nil); known {
 			return

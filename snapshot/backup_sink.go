@@ -284,6 +284,9 @@ func (k *Sink) insert(path string, names []string, m *memNode) {
 
 // splitPath returns the names of a relative path. The empty path is the source itself.
 func splitPath(path string) ([]string, error) {
+	if len(path) > maxSavedPath {
+		return nil, errLong
+	}
 	var names []string
 	for name := range strings.SplitSeq(path, "/") {
 		switch name {

@@ -897,3 +897,42 @@ func TestMemoryLowersEverything(t *testing.T) {
 	v.settle()
 	v.same(v.backup())
 }
+
+// Folders that lie deeper than any path reaches are saved as far as readers go, and what is not is said.
+func TestBackupVeryDeep(t *testing.T) {
+	v := newVault(t)
+	root, err := os.OpenRoot(v.src)
+	must(t, err)
+	depth := 0
+	for ; 2*depth < maxSavedPath+200; depth++ { // folder by folder: no path is as long
+		must(t, root.Mkdir("d", 0o755))
+		must(t, root.WriteFile("f", []byte{byte(depth), byte(depth >> 8)}, 0o644))
+		next, err := root.OpenRoot("d")
+		must(t, err)
+		must(t, root.Close())
+		root = next
+	}
+	must(t, root.Close())
+	var last *Snapshot
+	for range 2 {
+		rep, err := v.try(t.Context())
+		must(t, err)
+		if rep.Problems != 1 || !strings.Contains(v.mon.problems()[0], "it lies too deep") {
+			t.Fatalf("%d problems, %.1000v", rep.Problems, rep.Errors)
+		}
+		if n := rep.Snapshot.Files; n < int64(depth)-200 || n >= int64(depth) {
+			t.Errorf("%d of %d files", n, depth)
+		}
+		last = rep.Snapshot
+	}
+	n := 0
+	must(t, Walk(t.Context(), TreeLoader(v.r), last.RootNode(), "", func(_ string, n2 *Node, err error) error {
+		if n2.IsFile() {
+			n++
+		}
+		return err
+	}))
+	if n < depth-200 {
+		t.Errorf("%d of %d files can be read", n, depth)
+	}
+}

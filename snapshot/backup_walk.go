@@ -204,6 +204,10 @@ func (w *walker) entry(ctx context.Context, e localfs.Entry) {
 // folder opens a subfolder and sees to it that it is walked.
 func (w *walker) folder(ctx context.Context, name string) {
 	b, f := w.b, w.f
+	if len(w.path(name)) > maxSavedPath {
+		w.closedFolder(ctx, name, errDeep)
+		return
+	}
 	old := lookup(ctx, b, w.cursors, f.path, name, localfs.TypeDir)
 	before := old.before()
 	if before != nil && before.Flags&FlagPartial == 0 {

@@ -75,6 +75,7 @@ type copyWalk struct {
 	*copying
 	send  func(*copyBatch) error
 	batch *copyBatch
+	bound *Bound // of the snapshot
 }
 
 func newCopyWalk(k *copying, send func(*copyBatch) error) *copyWalk {
@@ -101,6 +102,7 @@ func (w *copyWalk) emit(e copyEvent) error {
 }
 
 func (w *copyWalk) root(ctx context.Context, s *Snapshot, pairs []copyPair) error {
+	w.bound = s.Bound()
 	return w.folder(ctx, "", s.RootNode(), pairs)
 }
 
@@ -108,7 +110,7 @@ func (w *copyWalk) root(ctx context.Context, s *Snapshot, pairs []copyPair) erro
 func (w *copyWalk) folder(ctx context.Context, path string, n *Node, pairs []copyPair) error {
 	for _, p := range pairs {
 		if p.from != nil && p.to != nil && p.from.Subtree == n.Subtree && (!p.checkpoint || p.to.Flags&FlagPartial == 0) &&
-			w.useFolder(ctx, p.to.Subtree) {
+			w.useFolder(ctx, p.to.Subtree, 0) {
 			same := *n
 			same.Subtree = p.to.Subtree
 			w.o.Progress.Bytes.Add(n.Size)
@@ -152,8 +154,14 @@ func (w *copyWalk) folder(ctx context.Context, path string, n *Node, pairs []cop
 }
 
 func (w *copyWalk) child(ctx context.Context, path string, n *Node, pairs []copyPair) error {
+	if err := w.bound.Count(n); err != nil {
+		return err
+	}
 	dirs := slices.DeleteFunc(slices.Clone(pairs), func(p copyPair) bool { return !p.from.IsDir() || !p.to.IsDir() })
 	switch {
+	case n.IsDir() && tooDeep(path) != nil:
+		w.lose(shortPath(path), tooDeep(path))
+		return nil
 	case n.IsDir():
 		return w.folder(ctx, path, n, dirs)
 	case n.IsFile():
@@ -255,8 +263,8 @@ func (w *copyWalk) learn(ctx context.Context, p copyPair) {
 
 // useFolder relies on a page of a folder of the other repository, and on all below it. It reports false where something is
 // not there.
-func (w *copyWalk) useFolder(ctx context.Context, id chunk.ID) bool {
-	if !w.s.Use(id) {
+func (w *copyWalk) useFolder(ctx context.Context, id chunk.ID, depth int) bool {
+	if depth > maxReadDepth+maxLevel || !w.s.Use(id) {
 		return false
 	}
 	if _, ok := w.sound[id]; ok {
@@ -271,13 +279,13 @@ func (w *copyWalk) useFolder(ctx context.Context, id chunk.ID) bool {
 		return false
 	}
 	for _, ref := range page.Refs {
-		if !w.useFolder(ctx, ref.ID) {
+		if !w.useFolder(ctx, ref.ID, depth+1) {
 			return false
 		}
 	}
 	for i := range page.Nodes {
 		n := &page.Nodes[i]
-		if n.IsDir() && !w.useFolder(ctx, n.Subtree) || n.IsFile() && !useContent(ctx, w.s, w.loadTo, n) {
+		if n.IsDir() && !w.useFolder(ctx, n.Subtree, depth+1) || n.IsFile() && !useContent(ctx, w.s, w.loadTo, n) {
 			return false
 		}
 	}

@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,7 +75,7 @@ type DiffSide struct {
 // Inode numbers, change times, birth times and numbers of links are no differences: they change with every restore. Nor
 // is a folder's mtime, which says no more than that its entries changed.
 func Diff(ctx context.Context, r *repo.Repository, from, to DiffSide, fn func(Change) error) (DiffStats, error) {
-	d := differ{load: TreeLoader(r), fn: fn}
+	d := differ{load: TreeLoader(r), fn: fn, from: from.Snapshot.Bound(), to: to.Snapshot.Bound()}
 	a, err := Lookup(ctx, r, from.Snapshot, from.Path)
 	if err != nil {
 		return d.stats, err
@@ -87,13 +88,17 @@ func Diff(ctx context.Context, r *repo.Repository, from, to DiffSide, fn func(Ch
 }
 
 type differ struct {
-	load  LoadFunc
-	fn    func(Change) error
-	stats DiffStats
+	load     LoadFunc
+	fn       func(Change) error
+	from, to *Bound
+	stats    DiffStats
 }
 
 // pair compares two entries of one name.
 func (d *differ) pair(ctx context.Context, path string, a, b *Node) error {
+	if err := cmp.Or(d.from.Count(a), d.to.Count(b)); err != nil {
+		return err
+	}
 	if a.Type != b.Type {
 		d.stats.Type.add(b)
 		if err := d.fn(Change{Kind: ChangeType, Path: path, Old: a, New: b}); err != nil {
@@ -122,6 +127,9 @@ func (d *differ) pair(ctx context.Context, path string, a, b *Node) error {
 		}
 	}
 	if a.IsDir() && a.Subtree != b.Subtree {
+		if damage := tooDeep(path); damage != nil {
+			return damage
+		}
 		return d.folders(ctx, path, a, b)
 	}
 	return nil
@@ -172,11 +180,14 @@ func (d *differ) single(ctx context.Context, path string, n *Node, added bool) e
 }
 
 func (d *differ) report(path string, n *Node, added bool) error {
-	c := Change{Kind: ChangeRemoved, Path: path, Old: n}
+	c, bound := Change{Kind: ChangeRemoved, Path: path, Old: n}, d.from
 	count, sum := &d.stats.Removed, &d.stats.BytesRemoved
 	if added {
-		c = Change{Kind: ChangeAdded, Path: path, New: n}
+		c, bound = Change{Kind: ChangeAdded, Path: path, New: n}, d.to
 		count, sum = &d.stats.Added, &d.stats.BytesAdded
+	}
+	if err := bound.Count(n); err != nil {
+		return err
 	}
 	count.add(n)
 	if n.IsFile() {

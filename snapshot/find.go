@@ -52,6 +52,7 @@ func Find(ctx context.Context, r *repo.Repository, snaps []*Snapshot, q Query,
 		if err != nil {
 			return fmt.Errorf("snapshot %s: %w", s.Ref.ID.Short(), err)
 		}
+		f.bound = s.Bound()
 		f.found = func(path string, n *Node, err error) error { return fn(s, path, n, err) }
 		if !top.IsDir() {
 			if f.match(f.q.Path, top) {
@@ -77,6 +78,7 @@ type finder struct {
 	byPath  bool // whether an entry matches may depend on where it lies
 	barren  map[barrenKey]struct{}
 	found   func(path string, n *Node, err error) error
+	bound   *Bound // of the snapshot
 }
 
 // A barrenKey names a folder by its content, and by its path where that matters.
@@ -132,6 +134,9 @@ func (f *finder) folder(ctx context.Context, path string, top *Node) (bool, erro
 		if n == nil {
 			break
 		}
+		if err := f.bound.Count(n); err != nil {
+			return true, err
+		}
 		at := joinPath(path, n.Name)
 		if f.match(at, n) {
 			any = true
@@ -139,13 +144,19 @@ func (f *finder) folder(ctx context.Context, path string, top *Node) (bool, erro
 				return true, err
 			}
 		}
-		if n.IsDir() {
-			below, err := f.folder(ctx, at, n)
-			if err != nil {
-				return true, err
-			}
-			any = any || below
+		if !n.IsDir() {
+			continue
 		}
+		below, err := true, ctx.Err()
+		if damage := tooDeep(at); err == nil && damage != nil {
+			err = f.found(at, n, damage)
+		} else if err == nil {
+			below, err = f.folder(ctx, at, n)
+		}
+		if err != nil {
+			return true, err
+		}
+		any = any || below
 	}
 	if !any && len(f.barren) < maxBarren {
 		f.barren[key] = struct{}{}

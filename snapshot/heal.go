@@ -103,7 +103,7 @@ func (p *CopyPlan) healSnapshot(ctx context.Context, k *copying, s *CopiedSnapsh
 		return err
 	}
 	w := newCopyWalk(k, nil)
-	if w.useFolder(ctx, here.Root) {
+	if w.useFolder(ctx, here.Root, 0) {
 		s.State = HealWhole
 		return nil
 	}

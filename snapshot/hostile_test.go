@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
@@ -75,14 +74,155 @@ func TestTreeBomb(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || calls != 1000 {
 		t.Errorf("a walk that is stopped: %v after %d", err, calls)
 	}
-	stopped, cancel = context.WithTimeout(ctx, 300*time.Millisecond)
+	// A restore is stopped by what it has done: the files that it has planned.
+	stopped, cancel = context.WithCancel(ctx)
 	defer cancel()
-	if _, err := Restore(stopped, d.r, RestoreOptions{Snapshot: s, Target: to(t.TempDir())}); err == nil {
-		t.Error("a restore of a trillion files ended")
+	planned := 0
+	_, err = Restore(stopped, d.r, RestoreOptions{Snapshot: s, Target: to(t.TempDir()), Memory: 4 << 20, OnAction: func(Action) {
+		if planned++; planned == 100 {
+			cancel()
+		}
+	}})
+	if !errors.Is(err, context.Canceled) || planned < 100 {
+		t.Errorf("a restore that is stopped: %v after %d", err, planned)
 	}
 	diff, err := Diff(ctx, d.r, DiffSide{Snapshot: s}, DiffSide{Snapshot: s}, func(Change) error { return nil })
 	if err != nil {
 		t.Errorf("diff with itself: %v, %+v", err, diff)
+	}
+}
+
+// Who goes through far more paths than a snapshot says that it has ends with damage.
+func TestTreeBombEnds(t *testing.T) {
+	d := newDepot(t)
+	s := d.commit(func(s *saver) []*Node { return []*Node{s.treeBomb(40, s.hostileFile("file", "text"))} })
+	other := d.commit(func(s *saver) []*Node { return []*Node{s.treeBomb(40, s.hostileFile("file", "another"))} })
+	ctx := t.Context()
+	for name, try := range map[string]func() error{
+		"find": func() error {
+			return Find(ctx, d.r, []*Snapshot{s}, Query{Patterns: []string{"file"}}, func(*Snapshot, string, *Node, error) error { return nil })
+		},
+		"diff": func() error {
+			_, err := Diff(ctx, d.r, DiffSide{Snapshot: s}, DiffSide{Snapshot: other}, func(Change) error { return nil })
+			return err
+		},
+		"restore": func() error {
+			_, err := Restore(ctx, d.r, RestoreOptions{Snapshot: s, Target: to(t.TempDir()), DryRun: true})
+			return err
+		},
+		"tar": func() error {
+			_, err := Restore(ctx, d.r, RestoreOptions{Snapshot: s, Target: TargetSpec{Kind: TargetTar, Path: t.TempDir() + "/x.tar"}, DryRun: true})
+			return err
+		},
+	} {
+		err := try()
+		if damage, ok := errors.AsType[*repo.DamageError](err); !ok || damage.Kind != repo.DamageTree || !strings.Contains(err.Error(), "many more than it says") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Folders that lie in each other deeper than any backup saves are damage: whoever goes through them calls itself for each.
+func TestTreeTooDeep(t *testing.T) {
+	d := newDepot(t)
+	chain := func(s *saver, text string) *Node {
+		id, _ := s.folder([]*Node{s.hostileFile("file", text)})
+		for range 2 * maxReadDepth {
+			id, _ = s.folder([]*Node{hostileDir("d", id)})
+		}
+		return hostileDir("deep", id)
+	}
+	s := d.commit(func(s *saver) []*Node { return []*Node{chain(s, "text"), s.hostileFile("other", "other")} })
+	second := d.commit(func(s *saver) []*Node { return []*Node{chain(s, "another text")} })
+	ctx := t.Context()
+	load := TreeLoader(d.r)
+	is := func(what string, err error) {
+		t.Helper()
+		if damage, ok := errors.AsType[*repo.DamageError](err); !ok || !strings.Contains(damage.Error(), "no backup saves what lies deeper") || len(err.Error()) > 2000 {
+			t.Errorf("%s: %.2000v", what, err)
+		}
+	}
+	rep, err := d.r.Check(ctx, repo.CheckOptions{References: References(load), Paths: LostPaths(load)})
+	must(t, err)
+	if len(rep.Problems) != 2 || rep.Problems[0].Kind != repo.DamageTree || len(rep.Problems[0].Detail) > 2000 {
+		t.Errorf("check: %.2000v", rep.Problems)
+	}
+	n := 0
+	must(t, Find(ctx, d.r, []*Snapshot{s}, Query{Patterns: []string{"other"}}, func(_ *Snapshot, path string, _ *Node, err error) error {
+		if n++; path != "other" {
+			is("find", err)
+		}
+		return nil
+	}))
+	if n != 2 {
+		t.Errorf("find: %d", n)
+	}
+	n = 0
+	must(t, Walk(ctx, load, s.RootNode(), "", func(_ string, _ *Node, err error) error {
+		if err != nil {
+			n++
+			is("walk", err)
+		}
+		return nil
+	}))
+	if n != 1 {
+		t.Errorf("a walk meets %d", n)
+	}
+	_, err = Diff(ctx, d.r, DiffSide{Snapshot: s}, DiffSide{Snapshot: second}, func(Change) error { return nil })
+	is("diff", err)
+	out, err := Restore(ctx, d.r, RestoreOptions{Snapshot: s, Target: to(t.TempDir() + "/new"), DryRun: true})
+	must(t, err)
+	if out.Damaged != 1 || out.Problems != 1 || out.Files.New != 1 {
+		t.Errorf("restore: %+v", out)
+	}
+	mend, err := PlanMend(ctx, d.r)
+	must(t, err)
+	if len(mend.Snapshots) != 2 || mend.Snapshots[0].Folders != 1 {
+		t.Errorf("mend: %+v", mend.Snapshots)
+	}
+}
+
+// Pages that refer to each other without getting to level 0 are no folder, and no file.
+func TestPagesInPages(t *testing.T) {
+	d := newDepot(t)
+	s := d.commit(func(s *saver) []*Node {
+		folder, _ := s.folder([]*Node{s.hostileFile("file", "text")})
+		list := s.hostileFile("x", "text").Content[0].ID
+		for range 1000 {
+			page := appendString([]byte{pageVersion, pageFolder, 1, 1, 0}, "file")
+			id, err := s.put(index.Tree)(append(page, folder[:]...))
+			s.must(err)
+			folder = id
+			page = append([]byte{pageVersion, pageList, 1, 1, 0}, 4)
+			id, err = s.put(index.Tree)(append(page, list[:]...))
+			s.must(err)
+			list = id
+		}
+		return []*Node{hostileDir("folder", folder), {Name: "list", Meta: localfs.Meta{Type: localfs.TypeFile, Mode: 0o644, Nlink: 1, Size: 4},
+			ContentRoot: list, ContentLevel: 1}}
+	})
+	ctx := t.Context()
+	load := TreeLoader(d.r)
+	rep, err := d.r.Check(ctx, repo.CheckOptions{References: References(load), Paths: LostPaths(load)})
+	must(t, err)
+	levels := 0
+	for _, p := range rep.Problems {
+		if strings.Contains(p.Detail, "level 1 where 0 belongs") {
+			levels++
+		}
+	}
+	if levels != 2 || len(rep.Problems) != 2 {
+		t.Errorf("check: %+v", rep.Problems)
+	}
+	out, err := Restore(ctx, d.r, RestoreOptions{Snapshot: s, Target: to(t.TempDir() + "/new")})
+	must(t, err)
+	if out.Damaged != 2 {
+		t.Errorf("restore: %+v", out)
+	}
+	mend, err := PlanMend(ctx, d.r)
+	must(t, err)
+	if len(mend.Snapshots) != 1 || mend.Snapshots[0].Folders != 1 || mend.Snapshots[0].Files != 1 {
+		t.Errorf("mend: %+v", mend.Snapshots)
 	}
 }
 

@@ -191,7 +191,7 @@ func (w *mender) folder(ctx context.Context, path string, n *Node) (*Node, bool,
 		id, _, err := w.st.w.Put(ctx, index.Tree, data)
 		return id, err
 	})
-	if err := f.page(ctx, n.Subtree); err != nil {
+	if err := f.page(ctx, n.Subtree, anyLevel); err != nil {
 		return nil, false, err
 	}
 	if w.m.Files+w.m.Folders == before {
@@ -223,13 +223,16 @@ type mendedFolder struct {
 }
 
 // page takes over what a page of the folder has, and the pages below it.
-func (f *mendedFolder) page(ctx context.Context, id chunk.ID) error {
+func (f *mendedFolder) page(ctx context.Context, id chunk.ID, level int) error {
 	var page *FolderPage
 	var err error = &repo.DamageError{Kind: repo.DamageBlobGone, Object: "page " + id.Short(), Detail: "it is lost"}
 	if !f.w.p.lost(id) {
 		var data []byte
 		if data, err = f.w.load(ctx, id); err == nil {
 			page, err = DecodeFolderPage(data)
+		}
+		if err == nil {
+			err = checkLevel(level, page.Level)
 		}
 	}
 	if err != nil {
@@ -241,7 +244,7 @@ func (f *mendedFolder) page(ctx context.Context, id chunk.ID) error {
 		return nil
 	}
 	for _, ref := range page.Refs {
-		if err := f.page(ctx, ref.ID); err != nil {
+		if err := f.page(ctx, ref.ID, int(page.Level)-1); err != nil {
 			return err
 		}
 	}
@@ -256,6 +259,10 @@ func (f *mendedFolder) page(ctx context.Context, id chunk.ID) error {
 func (f *mendedFolder) node(ctx context.Context, n *Node) error {
 	w, at := f.w, joinPath(f.path, n.Name)
 	switch {
+	case n.IsDir() && tooDeep(at) != nil:
+		f.whole = false
+		w.leave(at, 0, 1, 0)
+		return nil
 	case n.IsDir():
 		sub, _, err := w.folder(ctx, at, n)
 		if err != nil {
@@ -315,14 +322,19 @@ func (st *mendStore) content(ctx context.Context, n *Node) error {
 	return st.list(ctx, n.ContentRoot)
 }
 
+// page relies on a page of a tree, and returns it.
+func (st *mendStore) page(ctx context.Context, id chunk.ID) ([]byte, error) {
+	if err := st.use(ctx, index.Tree, id); err != nil {
+		return nil, err
+	}
+	return st.p.r.Blob(ctx, id)
+}
+
 func (st *mendStore) list(ctx context.Context, id chunk.ID) error {
 	if st.used[id] {
 		return nil
 	}
-	if err := st.use(ctx, index.Tree, id); err != nil {
-		return err
-	}
-	data, err := st.p.r.Blob(ctx, id)
+	data, err := st.page(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -346,10 +358,7 @@ func (st *mendStore) folder(ctx context.Context, id chunk.ID) error {
 	if st.used[id] {
 		return nil
 	}
-	if err := st.use(ctx, index.Tree, id); err != nil {
-		return err
-	}
-	data, err := st.p.r.Blob(ctx, id)
+	data, err := st.page(ctx, id)
 	if err != nil {
 		return err
 	}

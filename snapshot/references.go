@@ -46,7 +46,7 @@ func References(load LoadFunc) repo.References {
 		g, gctx := errgroup.WithContext(ctx)
 		g.SetLimit(referenceWalkers)
 		w.g = g
-		w.folder(gctx, "", m.Root)
+		w.folder(gctx, "", m.Root, anyLevel)
 		err = g.Wait()
 		return errors.Join(err, ctx.Err(), errors.Join(w.bad...))
 	}
@@ -63,6 +63,9 @@ type refWalk struct {
 }
 
 func (w *refWalk) damaged(path string, id chunk.ID, err error) {
+	if damage, _ := treeDamage(err); damage != nil { // a page that cannot be understood is one, too
+		err = damage
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.bad) < maxTreeErrors {
@@ -78,8 +81,11 @@ func (w *refWalk) spawn(ctx context.Context, f func()) {
 	f()
 }
 
-// folder visits a page of a folder and all below it.
-func (w *refWalk) folder(ctx context.Context, path string, id chunk.ID) {
+// anyLevel is the level of a root page: it says which one it has. The pages below have one less each.
+const anyLevel = -1
+
+// folder visits a page of a folder, of a level, and all below it.
+func (w *refWalk) folder(ctx context.Context, path string, id chunk.ID, level int) {
 	if ctx.Err() != nil || !w.visit(index.Tree, id) {
 		return
 	}
@@ -87,6 +93,9 @@ func (w *refWalk) folder(ctx context.Context, path string, id chunk.ID) {
 	if err == nil {
 		var page *FolderPage
 		if page, err = DecodeFolderPage(data); err == nil {
+			err = checkLevel(level, page.Level)
+		}
+		if err == nil {
 			w.entries(ctx, path, page)
 		}
 	}
@@ -95,17 +104,31 @@ func (w *refWalk) folder(ctx context.Context, path string, id chunk.ID) {
 	}
 }
 
+// checkLevel refuses a page that is not of the level that the page above it asks for: pages that lie in each other without
+// end have no level.
+func checkLevel(want int, got uint8) error {
+	if want != anyLevel && want != int(got) {
+		return fmt.Errorf("level %d where %d belongs", got, want)
+	}
+	return nil
+}
+
 func (w *refWalk) entries(ctx context.Context, path string, page *FolderPage) {
 	for _, ref := range page.Refs {
-		w.spawn(ctx, func() { w.folder(ctx, path, ref.ID) })
+		w.spawn(ctx, func() { w.folder(ctx, path, ref.ID, int(page.Level)-1) })
 	}
 	for i := range page.Nodes {
 		n := &page.Nodes[i]
 		switch {
 		case n.IsDir():
-			w.spawn(ctx, func() { w.folder(ctx, joinPath(path, n.Name), n.Subtree) })
+			at := joinPath(path, n.Name)
+			if damage := tooDeep(at); damage != nil {
+				w.damaged(shortPath(at), n.Subtree, damage)
+				continue
+			}
+			w.spawn(ctx, func() { w.folder(ctx, at, n.Subtree, anyLevel) })
 		case !n.ContentRoot.IsZero():
-			w.list(ctx, joinPath(path, n.Name), n.ContentRoot)
+			w.list(ctx, joinPath(path, n.Name), n.ContentRoot, anyLevel)
 		}
 		for _, p := range n.Content {
 			if !p.IsHole() {
@@ -115,8 +138,8 @@ func (w *refWalk) entries(ctx context.Context, path string, page *FolderPage) {
 	}
 }
 
-// list visits a page of a content list and all below it.
-func (w *refWalk) list(ctx context.Context, path string, id chunk.ID) {
+// list visits a page of a content list, of a level, and all below it.
+func (w *refWalk) list(ctx context.Context, path string, id chunk.ID, level int) {
 	if ctx.Err() != nil || !w.visit(index.Tree, id) {
 		return
 	}
@@ -124,6 +147,9 @@ func (w *refWalk) list(ctx context.Context, path string, id chunk.ID) {
 	var page *ContentPage
 	if err == nil {
 		page, err = DecodeContentPage(data)
+	}
+	if err == nil {
+		err = checkLevel(level, page.Level)
 	}
 	if err != nil {
 		if ctx.Err() == nil {
@@ -137,7 +163,7 @@ func (w *refWalk) list(ctx context.Context, path string, id chunk.ID) {
 		}
 	}
 	for _, ref := range page.Refs {
-		w.list(ctx, path, ref.ID)
+		w.list(ctx, path, ref.ID, int(page.Level)-1)
 	}
 }
 
@@ -204,6 +230,8 @@ func (w *lostWalk) folder(ctx context.Context, path string, top *Node) (bool, er
 		at := joinPath(path, n.Name)
 		below := false
 		switch {
+		case n.IsDir() && tooDeep(at) != nil:
+			below, err = true, w.find(at)
 		case n.IsDir():
 			below, err = w.folder(ctx, at, n)
 		case n.Type == localfs.TypeFile && misses(ctx, w.load, n, w.lost):

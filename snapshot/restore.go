@@ -253,6 +253,7 @@ type restore struct {
 	o      RestoreOptions
 	load   LoadFunc
 	sel    *selection
+	bound  *Bound
 	owners *owners
 	prefix string // snapshot path of what the target's paths are relative to
 
@@ -277,7 +278,7 @@ type restore struct {
 
 // newRestore prepares a call. o's defaults are set.
 func newRestore(r *repo.Repository, o RestoreOptions, sel *selection) *restore {
-	rs := &restore{r: r, o: o, load: TreeLoader(r), sel: sel, links: map[inode]*linkGroup{}, seed: maphash.MakeSeed(),
+	rs := &restore{r: r, o: o, bound: o.Snapshot.Bound(), load: TreeLoader(r), sel: sel, links: map[inode]*linkGroup{}, seed: maphash.MakeSeed(),
 		owners: newOwners(o.OwnerMap, o.Snapshot.Owners.Users, o.Snapshot.Owners.Groups, o.NumericIDs, systemAccounts())}
 	rs.rep = RestoreReport{Path: o.Path, Target: o.Target.String(), DryRun: o.DryRun}
 	rs.budget(o.Memory, o.Workers)

@@ -200,6 +200,13 @@ func (w *window) entry(ctx context.Context, d *folder, n *Node) error {
 		return nil
 	}
 	chosen := rs.sel.included(rel, n.IsDir(), d.inside)
+	if err := rs.bound.Count(n); err != nil {
+		return err
+	}
+	if damage := tooDeep(rel); n.IsDir() && damage != nil {
+		rs.problem(shortPath(rel), damage)
+		return nil
+	}
 	if n.IsDir() {
 		sub := &folder{parent: d, rel: rel, node: n, inside: chosen}
 		if chosen {

@@ -250,6 +250,13 @@ func (sb *streamBuilder) entry(dir string, n *Node, inside bool) error {
 		return nil
 	}
 	chosen := sel.included(path, n.IsDir(), inside)
+	if err := sb.rs.bound.Count(n); err != nil {
+		return err
+	}
+	if damage := tooDeep(path); n.IsDir() && damage != nil {
+		sb.rs.problem(shortPath(path), damage)
+		return nil
+	}
 	if n.IsDir() && !chosen {
 		depth := len(sb.late)
 		sb.late = append(sb.late, lateFolder{path, n})

@@ -165,10 +165,19 @@ func Walk(ctx context.Context, load LoadFunc, top *Node, prefix string, fn WalkF
 		case err != nil:
 			return err
 		}
-		if n.IsDir() {
-			if err := Walk(ctx, load, n, path, fn); err != nil {
-				return err
-			}
+		if !n.IsDir() {
+			continue
+		}
+		if err := ctx.Err(); err != nil { // what is cached is loaded all the same
+			return err
+		}
+		if damage := tooDeep(path); damage != nil {
+			err = fn(path, n, damage)
+		} else {
+			err = Walk(ctx, load, n, path, fn)
+		}
+		if err != nil && !errors.Is(err, fs.SkipDir) {
+			return err
 		}
 	}
 }

@@ -117,15 +117,19 @@ func kdfParams(c *cli.Context) (p repo.KDFParams, err error) {
 	return p, nil
 }
 
+// openForKDF reads the parameters of a derivation, and opens the repository: there are no arguments.
+func (a *app) openForKDF(c *cli.Context) (p repo.KDFParams, r *repo.Repository, err error) {
+	if _, err = a.arguments(0, 0, ""); err == nil {
+		p, err = kdfParams(c)
+	}
+	if err == nil {
+		r, err = a.openRepo()
+	}
+	return p, r, err
+}
+
 func (a *app) keyUpgrade(c *cli.Context) error {
-	if _, err := a.arguments(0, 0, ""); err != nil {
-		return err
-	}
-	p, err := kdfParams(c)
-	if err != nil {
-		return err
-	}
-	r, err := a.openRepo()
+	p, r, err := a.openForKDF(c)
 	if err != nil {
 		return err
 	}
@@ -155,14 +159,7 @@ func (a *app) keyUpgrade(c *cli.Context) error {
 }
 
 func (a *app) keyAdd(c *cli.Context) error {
-	if _, err := a.arguments(0, 0, ""); err != nil {
-		return err
-	}
-	p, err := kdfParams(c)
-	if err != nil {
-		return err
-	}
-	r, err := a.openRepo()
+	p, r, err := a.openForKDF(c)
 	if err != nil {
 		return err
 	}
@@ -251,14 +248,7 @@ func (a *app) keyRemove(*cli.Context) error {
 }
 
 func (a *app) keyChange(c *cli.Context) error {
-	if _, err := a.arguments(0, 0, ""); err != nil {
-		return err
-	}
-	p, err := kdfParams(c)
-	if err != nil {
-		return err
-	}
-	r, err := a.openRepo()
+	p, r, err := a.openForKDF(c)
 	if err != nil {
 		return err
 	}

@@ -238,11 +238,15 @@ func (l *lister) run(path string) error {
 	if cut > 0 {
 		cut++
 	}
+	bound := l.s.Bound()
 	err = snapshot.Walk(l.a.ctx, snapshot.TreeLoader(l.r), top, path, func(at string, n *snapshot.Node, err error) error {
 		if err != nil {
 			bad = err
 			l.a.say(fmt.Sprintf("wtsnap: %s: %s", shown(at), message(err)))
 			return nil
+		}
+		if err := bound.Count(n); err != nil {
+			return err
 		}
 		if err := l.entry(at, at[cut:], n); err != nil {
 			return err

@@ -18,6 +18,7 @@ var (
 	ErrStalled   = errors.New("the storage stopped answering")
 	ErrName      = errors.New("invalid object name")
 	ErrEmpty     = errors.New("empty object")
+	ErrTooLarge  = errors.New("object is larger than any that is read as a whole")
 	ErrConfig    = errors.New("the storage is not configured correctly")
 )
 
@@ -75,7 +76,7 @@ func RetryAfter(err error) time.Duration {
 
 // Permanent reports whether trying again cannot help.
 func Permanent(err error) bool {
-	for _, kind := range []error{ErrNotExist, ErrShort, ErrAuth, ErrQuota, ErrReadOnly, ErrDenied, ErrName, ErrEmpty, ErrConfig} {
+	for _, kind := range []error{ErrNotExist, ErrShort, ErrAuth, ErrQuota, ErrReadOnly, ErrDenied, ErrName, ErrEmpty, ErrTooLarge, ErrConfig} {
 		if errors.Is(err, kind) {
 			return true
 		}

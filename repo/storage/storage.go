@@ -47,8 +47,8 @@ type Storage interface {
 	Put(ctx context.Context, name string, data []byte) (Info, error)
 
 	// Get appends length bytes of the object, from offset on, to dst[:0] and
-	// returns the result. A negative length means up to the end. An object
-	// that ends before offset+length (or before offset) is ErrShort.
+	// returns the result. A negative length means up to the end, which is
+	// ErrTooLarge where it takes more than MaxWhole. An object that ends before offset+length (or before offset) is ErrShort.
 	// After an error the content of dst is undefined.
 	Get(ctx context.Context, name string, offset, length int64, dst []byte) ([]byte, error)
 
@@ -112,6 +112,11 @@ func CheckPut(name string, data []byte) error {
 	return nil
 }
 
+// MaxWhole is how many bytes an object has at most that is read to its end
+// without its length being known, in bytes: a larger one was put there by
+// somebody to fill the memory of who reads it.
+const MaxWhole = 320 << 20
+
 // CheckRange returns the number of bytes to read of an object of size bytes,
 // or ErrShort where it does not hold them.
 func CheckRange(size, offset, length int64) (int64, error) {
@@ -122,6 +127,9 @@ func CheckRange(size, offset, length int64) (int64, error) {
 		return 0, fmt.Errorf("%w: %d bytes, offset %d asked for", ErrShort, size, offset)
 	}
 	if length < 0 {
+		if size-offset > MaxWhole {
+			return 0, fmt.Errorf("%w: %d bytes, at most %d are read as a whole", ErrTooLarge, size-offset, MaxWhole)
+		}
 		return size - offset, nil
 	}
 	if length > size-offset {

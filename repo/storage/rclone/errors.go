@@ -28,7 +28,7 @@ func (s *Storage) failed(op, name string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return e
 	}
-	for _, kind := range []error{storage.ErrName, storage.ErrEmpty, storage.ErrShort, storage.ErrConfig} {
+	for _, kind := range []error{storage.ErrName, storage.ErrEmpty, storage.ErrShort, storage.ErrTooLarge, storage.ErrConfig} {
 		if errors.Is(err, kind) {
 			return e
 		}

@@ -31,6 +31,7 @@ Examples:
   wtsnap backup /srv/homes system=/etc
   wtsnap backup homes=/srv/homes --exclude "*.tmp" --exclude-caches --tag nightly
   pg_dump app | wtsnap backup db=stdin:app.sql
+  wtsnap backup /srv/homes --exclude-file excludes --dry-run
   wtsnap backup /srv/homes --exclude-file excludes --explain /srv/homes/alice/cache/x
   wtsnap backup --upload-budget 20GiB --window 22:00-06:00    a long first backup, a part each night
 
@@ -47,6 +48,7 @@ from there.`,
 			&cli.BoolFlag{Name: "exclude-caches", Usage: "leave out the content of folders that hold a CACHEDIR.TAG"},
 			sizeFlag("exclude-larger-than", "leave out files larger than `SIZE`"),
 			&cli.BoolFlag{Name: "one-file-system", Aliases: []string{"x"}, Usage: "do not enter other file systems"},
+			dryRunFlag("list what would be left out, with -v also what would be saved, and do nothing"),
 			&cli.StringFlag{Name: "explain", Usage: "say why `PATH` would be in the snapshot or not, and do nothing"},
 			&cli.StringSliceFlag{Name: "source", Usage: "of the configured sources, save only the one called `LABEL`; may be repeated"},
 			&cli.StringSliceFlag{Name: "tag", Usage: "give the snapshot `TAG`; may be given several times"},
@@ -224,7 +226,7 @@ type stoppedDoc struct {
 
 func (a *app) backup(c *cli.Context) error {
 	start := time.Now()
-	if c.String("explain") == "" {
+	if c.String("explain") == "" && !c.Bool("dry-run") {
 		if err := a.g.needInstance("backup"); err != nil {
 			return err
 		}
@@ -235,6 +237,9 @@ func (a *app) backup(c *cli.Context) error {
 	}
 	if path := c.String("explain"); path != "" {
 		return a.explain(o, path)
+	}
+	if c.Bool("dry-run") {
+		return a.previewBackup(o)
 	}
 	if o.Until, err = a.window(c); err != nil {
 		return err

@@ -56,6 +56,10 @@ func damageCases(bed *damageBed) []damageCase {
 		{"key add", []string{"key", "add", "--new-key-file", filepath.Join(bed.dir, "third.key")}},
 		{"status", []string{"status", "--max-age", "30d"}},
 		{"drill", []string{"drill"}},
+		{"doctor", []string{"doctor"}},
+		{"history", []string{"history", "src/big.bin"}},
+		{"repair snapshots", []string{"repair", "snapshots"}},
+		{"repair config", []string{"repair", "config"}},
 		{"copy", []string{"copy", "--to-repo", filepath.Join(bed.dir, "other"), "--to-password-file", filepath.Join(bed.dir, "other.key")}},
 	}
 }
@@ -79,16 +83,19 @@ var mayFail = map[string]map[string][]int{
 		"prune": {exitDamage}, "prune --grace 0": {exitDamage},
 	},
 	"tree pack": {
+		"history": {exitDamage},
 		"restore": {exitDamage}, "dump": {exitDamage}, "copy": {exitDamage}, "check": {exitDamage}, "check --read-data": {exitDamage}, "drill": {exitDamage},
 		"ls": {exitDamage}, "find": {exitDamage}, "diff": {exitDamage}, "stats": {exitDamage},
 		"prune": {exitDamage}, "prune --grace 0": {exitDamage},
 	},
 	"index": {
+		"history": {exitDamage}, "repair snapshots": {exitDamage},
 		"restore": {exitDamage}, "dump": {exitDamage}, "copy": {exitDamage}, "check": {exitDamage}, "check --read-data": {exitDamage}, "drill": {exitDamage},
 		"ls": {exitDamage}, "find": {exitDamage}, "diff": {exitDamage}, "stats": {exitDamage}, "backup": {exitDamage},
 		"prune": {exitDamage}, "prune --grace 0": {exitDamage}, "repair packs": {exitDamage},
 	},
 	"manifest": {
+		"history": {exitDamage}, "doctor": {exitDamage},
 		"copy": {exitDamage}, "restore": {exitDamage, exitFailed, exitUsage}, "dump": {exitDamage, exitFailed, exitUsage}, "check": {exitDamage}, "check --read-data": {exitDamage},
 		"ls": {exitDamage, exitFailed, exitUsage}, "find": {exitDamage}, "diff": {exitDamage, exitFailed, exitUsage}, "stats": {exitDamage}, "drill": {exitDamage},
 		"snapshots": {exitDamage}, "status": {exitDamage, exitLate}, "forget": {exitDamage}, "forget an id": {exitDamage, exitFailed, exitUsage},

@@ -141,6 +141,9 @@ func (d *dumpSaver) archive(r io.Reader) error {
 		return nil
 	})
 	d.finish()
+	if errors.Is(err, archive.ErrTruncated) {
+		err = &HintError{err, "see what mongodump said, it was ended or had no room, and make the archive anew"}
+	}
 	return err
 }
 

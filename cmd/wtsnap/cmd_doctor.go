@@ -25,8 +25,8 @@ func (a *app) doctorCommand() *cli.Command {
 	return &cli.Command{
 		Name: "doctor", Usage: "look for what keeps backups and restores from working",
 		Description: `Tries the storage out (an object of 4 KiB is stored, listed, read and removed), and looks at its token and its room, at the clock,
-the password, the repository, further ones that jobs use, the sources, the alerts, the timer and the cache. Says what is wrong and what to do about it. It
-works before there is a repository, too.
+the password, the repository, further ones that jobs use, the sources, the alerts, the timer and the cache. Says what is
+wrong and what to do about it. It works before there is a repository, too.
 
 Examples:
 

@@ -28,7 +28,8 @@ func (a *app) statusCommand() *cli.Command {
 		Name: "status", Usage: "say whether snapshots, checks and drills are as new as promised",
 		Description: `Looks at the newest complete snapshot of each instance, and of each of its sources, and compares their age with what is promised:
 max-age of [instances.NAME] or of the jobs of the configuration, or --max-age. Says besides which seconds of a MongoDB can be had,
-what is kept, when the last check and the last drill were, whether what jobs copy into other repositories is there, how much is stored, how much room there is, and when the token ends.
+what is kept, when the last check and the last drill were, whether what jobs copy into other
+repositories is there, how much is stored, how much room there is, and when the token ends.
 It only reads, so another machine can watch.
 
 Examples:

@@ -60,7 +60,8 @@ type BackupOptions struct {
 	Monitor  Monitor   // may be nil
 	Progress *Progress // may be nil
 
-	timed bool // Time is the machine's
+	timed bool             // Time is the machine's
+	ticks <-chan time.Time // if not nil, when checkpoints are made, instead of each CheckpointInterval
 }
 
 // ExcludeOptions say what of a source is left out.

@@ -5,7 +5,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/repo/storage"
@@ -27,17 +26,17 @@ func stored(t *testing.T, st storage.Storage) (sum int64) {
 // missing, and no more: packs that are there are not uploaded again, whether an index lists them yet or not.
 func TestKilledAtEveryOperation(t *testing.T) {
 	for _, c := range []struct {
-		name       string
-		checkpoint time.Duration
-		fill       func(v *vault)
+		name        string
+		checkpoints bool
+		fill        func(v *vault)
 	}{
-		{"homes", -1, func(v *vault) {
+		{"homes", false, func(v *vault) {
 			for i := range 120 {
 				v.random(fmt.Sprintf("home%d/%03d", i%7, i), []int{20, 300, 1000}[i%3]<<10)
 			}
 		}},
-		{"one large file", -1, func(v *vault) { v.random("large", 54<<20) }},
-		{"with checkpoints", time.Millisecond, func(v *vault) {
+		{"one large file", false, func(v *vault) { v.random("large", 54<<20) }},
+		{"with checkpoints", true, func(v *vault) {
 			for i := range 40 {
 				v.random(fmt.Sprintf("home%d/%03d", i%3, i), 50<<10)
 			}
@@ -46,7 +45,11 @@ func TestKilledAtEveryOperation(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := newVault(t)
-			v.opts.CheckpointInterval = c.checkpoint
+			v.opts.CheckpointInterval = -1
+			if c.checkpoints {
+				v.opts.CheckpointInterval = 0
+				v.checkpointing()
+			}
 			c.fill(v)
 			v.settle()
 			base := v.st.Clone()
@@ -92,7 +95,7 @@ func (v *vault) again(m *mem.Storage) {
 	r, err := repo.Open(v.t.Context(), m, repo.OpenOptions{Password: v.key})
 	must(v.t, err)
 	o := v.options()
-	o.CheckpointInterval = -1
+	o.CheckpointInterval, o.ticks = -1, nil
 	rep, err := Backup(v.t.Context(), r, o)
 	must(v.t, err)
 	if !rep.Snapshot.Complete || rep.Snapshot.Checkpoint {

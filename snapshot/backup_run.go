@@ -284,11 +284,15 @@ func (b *backup) saved() (list []*backupSource) {
 
 // checkpoints stores a checkpoint every now and then.
 func (b *backup) checkpoints(ctx, store context.Context, stop <-chan struct{}) {
-	tick := time.NewTicker(b.o.CheckpointInterval)
-	defer tick.Stop()
+	ticks := b.o.ticks
+	if ticks == nil {
+		ticker := time.NewTicker(b.o.CheckpointInterval)
+		defer ticker.Stop()
+		ticks = ticker.C
+	}
 	for {
 		select {
-		case <-tick.C:
+		case <-ticks:
 			if _, err := b.checkpoint(store); err != nil {
 				b.fail(fmt.Errorf("storing a checkpoint: %w", err))
 				return

@@ -789,7 +789,7 @@ func TestCheckpointsDuringBackup(t *testing.T) {
 		v.write(fmt.Sprintf("more/%d/file", i), string(noise(700<<10, uint64(i))))
 	}
 	v.settle()
-	v.opts.CheckpointInterval = time.Millisecond
+	v.checkpointing()
 	v.fault.Record()
 	rep := v.backup()
 	made := 0

@@ -116,8 +116,14 @@ func (g *gate) background(kind, name string) bool {
 	if kind == "put" {
 		return n > 1
 	}
-	_, err := g.Storage.Stat(context.Background(), fmt.Sprintf("%s%s-%d", leasesDir, id, n+1))
-	return err == nil
+	newer := false // not always the next one: a prune that took the lease for dead may have removed that
+	err := g.Storage.List(context.Background(), leasesDir, func(i storage.Info) error {
+		owner, count, _ := strings.Cut(strings.TrimPrefix(i.Name, leasesDir), "-")
+		m, _ := strconv.Atoi(count)
+		newer = newer || owner == id && m > n
+		return nil
+	})
+	return err == nil && newer
 }
 
 func (g *gate) Put(ctx context.Context, name string, data []byte) (storage.Info, error) {

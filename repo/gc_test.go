@@ -482,6 +482,9 @@ func TestTwoPrunes(t *testing.T) {
 	if err := other.Undelete(t.Context(), []SnapshotRef{old}); !errors.Is(err, ErrBusy) {
 		t.Errorf("undelete beside a prune: %v", err)
 	}
+	if _, err := other.RepairPacks(t.Context(), nil, false); !errors.Is(err, ErrBusy) {
+		t.Errorf("giving packs up beside a prune: %v", err)
+	}
 	ref := tr.backup(content{words("c")}) // a backup is never refused
 	forget(t, tr.open(tr.st), ref)
 	_, err = plan.Execute(t.Context())
@@ -721,6 +724,67 @@ func TestSleepyPrune(t *testing.T) {
 		ref := w.commit(tree)
 		w.close()
 		mustHold(t, tr.open(tr.st), ref, content{words("a", "b")})
+	})
+}
+
+// What a prune reads after its lease is there it reads in the order that the protocol needs (docs/format.md, "Garbage
+// collection"): lists before leases, since a writer without a lease has to come upon each of these lists; leases before snapshots,
+// since one whose lease is gone has stored its manifest; and the index last, since it lists all that these snapshots need.
+func TestPruneReadsInOrder(t *testing.T) {
+	tr := newRepo(t)
+	tr.backup(content{words("a")})
+	var mu sync.Mutex
+	var order []string
+	leased := false
+	r := tr.open(&hooked{Storage: tr.st, before: func(kind, name string) {
+		mu.Lock()
+		defer mu.Unlock()
+		leased = leased || kind == "put" && strings.HasPrefix(name, leasesDir)
+		if leased && kind == "list" && !slices.Contains(order, name) {
+			order = append(order, name)
+		}
+	}})
+	p, err := r.PlanPrune(t.Context(), PruneOptions{References: references(r), Grace: MinGrace})
+	must0(t, err)
+	must0(t, p.Close(t.Context()))
+	order = slices.DeleteFunc(order, func(name string) bool { return name == forgottenDir })
+	if want := []string{condemnedDir, leasesDir, snapshotsDir, packsDir, indexDir}; !slices.Equal(order, want) {
+		t.Errorf("read in the order %q, want %q", order, want)
+	}
+}
+
+// A prune whose machine is suspended while it removes something removes nothing more: another one may have taken it for dead,
+// and what it knows of the repository is old.
+func TestPruneSleepsWhileItRemoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newRepo(t)
+		for _, name := range []string{"a", "b", "c"} {
+			forget(t, tr.open(tr.st), tr.backup(content{words(name)}))
+		}
+		tr.prune(PruneOptions{Grace: MinGrace})
+		time.Sleep(2 * time.Hour)
+		var mu sync.Mutex // of what the renewals see, too
+		var wakes time.Time
+		removed := 0
+		r := tr.open(&hooked{Storage: tr.st, before: func(kind, name string) {
+			mu.Lock()
+			if kind == "delete" && !strings.HasPrefix(name, leasesDir) {
+				if removed++; removed == 1 {
+					wakes = time.Now().Add(pruneAlive + time.Hour)
+				}
+			}
+			asleep := time.Until(wakes)
+			mu.Unlock()
+			time.Sleep(asleep) // whatever the machine does, it goes on when it wakes
+		}})
+		_, _, err := prune(t.Context(), r, PruneOptions{Grace: MinGrace})
+		if !errors.Is(err, ErrLeaseLost) || removed != 1 {
+			t.Errorf("%d objects removed: %v", removed, err)
+		}
+		rep, _ := tr.prune(PruneOptions{Grace: MinGrace})
+		if rep.Deleted.Packs == 0 {
+			t.Errorf("the next prune deletes %+v", rep.Deleted)
+		}
 	})
 }
 

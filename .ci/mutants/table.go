@@ -33,7 +33,7 @@ var mutants = []mutant{
 		return p, err
 	}
 	lists, damaged, err := r.condemnedAndDamaged(ctx)
-`, `InterleavingsNotice|` + protocol},
+`, protocol},
 	{"two prunes are at work", "repo/prune.go",
 		"if err := busy(leases, l.ID); err != nil {", "if err := busy(nil, l.ID); err != nil {", protocol},
 	{"packs go, and their lines in the index stay", "repo/sweep.go",

@@ -36,7 +36,11 @@ func (a *app) mongoURITarget(c *cli.Context, o *snapshot.RestoreOptions) error {
 	if o.Target.Kind != snapshot.TargetMongoDB {
 		for _, name := range mongoRestoreOnly {
 			if c.IsSet(name) {
-				return usagef("--to mongodb://HOST/", "--%s is for a MongoDB, and %s is none", name, shown(o.Target.String()))
+				hint := "--to mongodb://HOST/"
+				if o.Target.Kind == snapshot.TargetMongodump {
+					hint = "name a database or a collection, SNAPSHOT:mongo/girder, or give mongorestore that flag"
+				}
+				return usagef(hint, "--%s is for a MongoDB, and %s is none", name, shown(o.Target.String()))
 			}
 		}
 		return nil

@@ -15,6 +15,7 @@ import (
 	"go.mongodb.org/mongo-driver/v2/bson"
 
 	"github.com/whole-tale/wtsnap/mongo/internal/mongotest"
+	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/snapshot"
 )
 
@@ -99,6 +100,25 @@ func TestRestoreGolden(t *testing.T) {
 				t.Error("the journal was left behind")
 			}
 		})
+	}
+}
+
+// TestRestoreDamaged loses stored data: the restore into a server fails, names a collection that is not whole, and what it has
+// inserted is nothing but what was stored.
+func TestRestoreDamaged(t *testing.T) {
+	v := newUncheckedVault(t)
+	s := v.backup(dumped(golden("100.10-dir"), nil))
+	v.loseData()
+	to := mongotest.Start(t, mongotest.Options{})
+	_, mon, err := v.restoreTo(to.URI(), &Restorer{}, snapshot.RestoreOptions{Snapshot: s, Path: "mongo", Verify: true})
+	var damage *repo.DamageError
+	if !errors.As(err, &damage) && !slices.ContainsFunc(mon.problems, func(p string) bool { return strings.Contains(p, "packs/") }) {
+		t.Errorf("the error is %v, of %q", err, mon.problems)
+	}
+	for ns, n := range to.State() {
+		if len(to.Documents(ns)) > 0 && strings.HasPrefix(ns, "girder.") {
+			t.Errorf("%s has documents that are in no pack: %s", ns, n)
+		}
 	}
 }
 

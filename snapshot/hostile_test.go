@@ -110,6 +110,14 @@ func TestTreeBombEnds(t *testing.T) {
 			_, err := Restore(ctx, d.r, RestoreOptions{Snapshot: s, Target: to(t.TempDir()), DryRun: true})
 			return err
 		},
+		"copy": func() error {
+			p, err := PlanCopy(ctx, d.r, newDepot(t).r, []*Snapshot{s})
+			if err != nil {
+				return err
+			}
+			_, err = p.Copy(ctx, CopyOptions{})
+			return err
+		},
 		"tar": func() error {
 			_, err := Restore(ctx, d.r, RestoreOptions{Snapshot: s, Target: TargetSpec{Kind: TargetTar, Path: t.TempDir() + "/x.tar"}, DryRun: true})
 			return err

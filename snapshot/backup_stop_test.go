@@ -63,7 +63,8 @@ func TestBudgetOverNights(t *testing.T) {
 		nights++
 		rep, up := v.night(budget)
 		sum += up
-		if up > budget+2<<20 {
+		// What is in hand when it is used up still goes up, and packs are padded: a few MiB, as docs/cli/backup.md says.
+		if up > budget+3<<20 {
 			t.Errorf("night %d uploaded %d bytes with a budget of %d", nights, up, budget)
 		}
 		if rep.Snapshot.Complete {

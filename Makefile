@@ -29,7 +29,7 @@ bench-build: ## build bin/wtsnap-bench (corpora, comparer, benchmark)
 	go build -o bin/thinline ./cmd/wtsnap-bench/thinline
 
 test: build/mongo/built ## run the fast tests, and name the skipped ones; MONGO_URI=... uses a real server, too
-	$(MONGO) go run ./.ci/testreport -timeout 10m ./... ./.ci/testreport
+	$(MONGO) go run ./.ci/testreport -timeout 10m ./... ./.ci/testreport ./.ci/mutants
 
 test-race: build/mongo/built ## run the fast tests with the race detector (needs a C compiler)
 	$(MONGO) CGO_ENABLED=1 go run ./.ci/testreport -race -timeout 30m ./...

@@ -14,6 +14,7 @@ import (
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/repo/storage/cache"
 	"github.com/whole-tale/wtsnap/snapshot"
+	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
 
 // A journal is a file of this machine that says which parts were begun, and which are done. Whether it is right is not
@@ -84,25 +85,10 @@ func (j *journal) done(part *Part) error {
 // write replaces the file, so that no half of it is ever read.
 func (j *journal) write() error {
 	data, err := json.MarshalIndent(j, "", "  ")
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(j.path), ".restores-*")
-	if err != nil {
-		return fmt.Errorf("noting what is done: %w", err)
-	}
-	_, err = f.Write(append(data, '\n'))
 	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), j.path)
+		err = localfs.Replace(j.path, append(data, '\n'), 0o600)
 	}
 	if err != nil {
-		_ = os.Remove(f.Name())
 		return fmt.Errorf("noting what is done: %w", err)
 	}
 	return nil

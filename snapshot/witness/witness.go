@@ -26,6 +26,7 @@ import (
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/repo/storage"
 	"github.com/whole-tale/wtsnap/snapshot"
+	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
 
 const (
@@ -400,30 +401,14 @@ func (w *Witness) Save() error {
 	}
 	data, err := json.MarshalIndent(&w.file, "", "\t")
 	if err == nil {
-		err = replace(w.path, append(data, '\n'))
+		err = os.MkdirAll(filepath.Dir(w.path), 0o700)
+	}
+	if err == nil {
+		err = localfs.Replace(w.path, append(data, '\n'), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("remembering which snapshots this machine has seen: %w", err)
 	}
 	w.dirty = false
 	return nil
-}
-
-func replace(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".wtsnap-*") // mode 600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/job"
+	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
 
 // Registry holds a job's state as metrics.
@@ -139,7 +140,7 @@ func WriteTextFile(file string, s *State) error {
 			return fmt.Errorf("writing the metrics to %s: %w", file, err)
 		}
 	}
-	if err := writeFile(file, b.Bytes(), 0o644); err != nil {
+	if err := localfs.Replace(file, b.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("writing the metrics to %s: %w", file, err)
 	}
 	return nil
@@ -174,7 +175,7 @@ func WriteCheckmk(file string, s *State) error {
 		metrics = fmt.Sprintf("duration=%.0f|exit=%d", s.Last.End.Sub(s.Last.Start).Seconds(), s.Last.Exit)
 	}
 	data := "<<<local:sep(0)>>>\n" + CheckmkLine(state, "wtsnap "+s.Job, metrics, text)
-	if err := writeFile(file, []byte(data), 0o644); err != nil {
+	if err := localfs.Replace(file, []byte(data), 0o644); err != nil {
 		return fmt.Errorf("writing the state for Checkmk to %s: %w", file, err)
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/whole-tale/wtsnap/cmd/wtsnap/job"
+	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
 
 // A State is what is remembered of a job from one run to the next, in a file of its own.
@@ -60,7 +61,7 @@ func LoadState(dir, name string) (*State, error) {
 func (s *State) Save(dir string) error {
 	data, err := json.MarshalIndent(s, "", "\t")
 	if err == nil {
-		err = writeFile(stateFile(dir, s.Job), append(data, '\n'), 0o600)
+		err = localfs.Replace(stateFile(dir, s.Job), append(data, '\n'), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("remembering how the job %s ended: %w", s.Job, err)
@@ -69,23 +70,6 @@ func (s *State) Save(dir string) error {
 }
 
 func stateFile(dir, name string) string { return filepath.Join(dir, "job-"+name+".json") }
-
-// writeFile replaces a file as a whole.
-func writeFile(name string, data []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".wtsnap-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
-}
 
 // Note takes a run into the state.
 func (s *State) Note(r *job.Report) {

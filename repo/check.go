@@ -343,7 +343,7 @@ func (c *checker) follow(ctx context.Context, ref SnapshotRef, data []byte, err 
 		if name {
 			return 0, nil // it was filed
 		}
-		return 0, c.damage(ref.name(), err)
+		return 0, c.damage(ref.Name(), err)
 	}
 	var lost atomic.Int64
 	var example atomic.Pointer[chunk.ID]

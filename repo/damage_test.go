@@ -181,7 +181,7 @@ func damagedFixture(t *testing.T) (*fixture, map[string][2]string) {
 		objects["data pack"], objects["tree pack"], objects["index segment"] = pair(data), pair(trees), pair(seg)
 		var manifests []string
 		for ref := range fx.must {
-			manifests = append(manifests, ref.name())
+			manifests = append(manifests, ref.Name())
 		}
 		objects["manifest"] = pair(manifests)
 		forget(t, r, fx.victim)

@@ -248,8 +248,8 @@ func FuzzSnapshotName(f *testing.F) {
 			}
 			return
 		}
-		if ref.name() != snapshotsDir+name {
-			t.Errorf("%q is parsed as %q", snapshotsDir+name, ref.name())
+		if ref.Name() != snapshotsDir+name {
+			t.Errorf("%q is parsed as %q", snapshotsDir+name, ref.Name())
 		}
 	})
 }

@@ -360,7 +360,7 @@ func TestRescueOfTheOtherCopy(t *testing.T) {
 		// The checkpoint is lost, the writer goes on; the second copy goes as well.
 		for _, ref := range must[[]SnapshotRef](t)(prunes.Snapshots(t.Context())) {
 			if ref.ID != second.ID {
-				must0(t, tr.mem.Delete(t.Context(), ref.name()))
+				must0(t, tr.mem.Delete(t.Context(), ref.Name()))
 			}
 		}
 		w.s.checkpoints = nil

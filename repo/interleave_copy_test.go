@@ -62,7 +62,7 @@ func (w *walk) copier(a *actor, r *Repository) (err error) {
 			if s.failed() != nil {
 				return err
 			}
-			if _, serr := w.tr.mem.Stat(ctx, ref.name()); serr == nil {
+			if _, serr := w.tr.mem.Stat(ctx, ref.Name()); serr == nil {
 				return fmt.Errorf("copying %s: %w", ref.ID.Short(), err)
 			}
 			continue // it was forgotten and swept, or a checkpoint

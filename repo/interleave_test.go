@@ -355,7 +355,7 @@ func (w *walk) reader(a *actor, r *Repository) error {
 		for _, ref := range refs {
 			if err := w.read(ctx, r, ref); err != nil {
 				// It may have been forgotten and swept, or a checkpoint whose writer has committed.
-				if _, serr := w.tr.mem.Stat(ctx, ref.name()); serr == nil {
+				if _, serr := w.tr.mem.Stat(ctx, ref.Name()); serr == nil {
 					return fmt.Errorf("reading %s: %w", ref.ID.Short(), err)
 				}
 			}

@@ -306,7 +306,7 @@ func (s *Session) Commit(ctx context.Context, p Payload) (SnapshotRef, error) {
 func (s *Session) removeCheckpoints(ctx context.Context, refs []SnapshotRef) error {
 	for _, ref := range refs {
 		// Where nothing may be removed, a forget on a machine that may takes it away.
-		if err := s.r.cached.Delete(ctx, ref.name()); err != nil && !s.r.noteDenied(err) {
+		if err := s.r.cached.Delete(ctx, ref.Name()); err != nil && !s.r.noteDenied(err) {
 			return fmt.Errorf("removing a snapshot that is no longer needed: %w", err)
 		}
 	}
@@ -330,7 +330,7 @@ func (s *Session) commit(ctx context.Context, p Payload) (SnapshotRef, error) {
 	}
 	// A machine that slept between the last check and the manifest may have slept through a sweep.
 	if err := s.lease.check(); err != nil {
-		return SnapshotRef{}, s.fail(errors.Join(err, s.r.cached.Delete(context.WithoutCancel(ctx), ref.name())))
+		return SnapshotRef{}, s.fail(errors.Join(err, s.r.cached.Delete(context.WithoutCancel(ctx), ref.Name())))
 	}
 	// A prune that condemned between the last look and the manifest did not see the manifest. What it
 	// condemned stays until the next one, which sees it; this saves the next one from having to keep

@@ -64,7 +64,8 @@ func (s SnapshotRef) base() string {
 	return s.Instance + "/" + s.Time.UTC().Format(timeLayout) + "-" + s.ID.String()
 }
 
-func (s SnapshotRef) name() string { return snapshotsDir + s.base() }
+// Name is the name of the snapshot's object.
+func (s SnapshotRef) Name() string { return snapshotsDir + s.base() }
 
 func (s SnapshotRef) forgottenName() string { return forgottenDir + s.base() }
 
@@ -93,7 +94,7 @@ func parseSnapshotName(i storage.Info) (SnapshotRef, error) {
 		return SnapshotRef{}, bad
 	}
 	ref := SnapshotRef{ID: sid, Instance: instance, Time: t, Size: i.Size}
-	if canonicalName(i.Name) != ref.name() {
+	if canonicalName(i.Name) != ref.Name() {
 		return SnapshotRef{}, bad // it would be looked for under another name, and not be found
 	}
 	return ref, nil
@@ -134,10 +135,10 @@ func (r *Repository) listSnapshots(ctx context.Context, dir string) ([]SnapshotR
 
 // Manifest reads the payload of a snapshot, forgotten ones included.
 func (r *Repository) Manifest(ctx context.Context, ref SnapshotRef) ([]byte, error) {
-	if err := checkStored(ref.name(), ref.Size); err != nil {
+	if err := checkStored(ref.Name(), ref.Size); err != nil {
 		return nil, err
 	}
-	data, err := r.readObject(ctx, ref.name())
+	data, err := r.readObject(ctx, ref.Name())
 	if errors.Is(err, storage.ErrNotExist) {
 		data, err = r.readObject(ctx, ref.forgottenName())
 	}
@@ -160,23 +161,23 @@ func (r *Repository) putSnapshot(ctx context.Context, p Payload) (SnapshotRef, e
 			return ref, err
 		}
 	}
-	return ref, r.writeObject(ctx, ref.name(), p.Data)
+	return ref, r.writeObject(ctx, ref.Name(), p.Data)
 }
 
 // PutAside moves a manifest that cannot be read to the forgotten ones, as it is: there it hinders nobody.
 func (r *Repository) PutAside(ctx context.Context, ref SnapshotRef) error {
-	data, err := r.st.Get(ctx, ref.name(), 0, -1, nil)
+	data, err := r.st.Get(ctx, ref.Name(), 0, -1, nil)
 	if err != nil {
-		return fmt.Errorf("reading %s: %w", ref.name(), err)
+		return fmt.Errorf("reading %s: %w", ref.Name(), err)
 	}
-	if _, err := r.keys.openObject(ref.name(), data); err == nil {
-		return fmt.Errorf("%s can be read", ref.name())
+	if _, err := r.keys.openObject(ref.Name(), data); err == nil {
+		return fmt.Errorf("%s can be read", ref.Name())
 	}
 	if _, err := r.cached.Put(ctx, ref.forgottenName(), data); err != nil {
 		return fmt.Errorf("storing %s: %w", ref.forgottenName(), err)
 	}
-	if err := r.cached.Delete(ctx, ref.name()); err != nil {
-		return fmt.Errorf("removing %s: %w", ref.name(), err)
+	if err := r.cached.Delete(ctx, ref.Name()); err != nil {
+		return fmt.Errorf("removing %s: %w", ref.Name(), err)
 	}
 	return nil
 }
@@ -257,7 +258,7 @@ func (r *Repository) eachManifest(ctx context.Context, refs []SnapshotRef, fn fu
 // Forget takes snapshots out of the list. Until a prune sweeps their data, Undelete brings them back.
 func (r *Repository) Forget(ctx context.Context, refs []SnapshotRef) error {
 	for _, ref := range refs {
-		if err := r.move(ctx, ref.name(), ref.forgottenName(), func() error { return nil }); err != nil {
+		if err := r.move(ctx, ref.Name(), ref.forgottenName(), func() error { return nil }); err != nil {
 			return err
 		}
 	}
@@ -280,7 +281,7 @@ func (r *Repository) Undelete(ctx context.Context, refs []SnapshotRef) (err erro
 			return err
 		}
 		// A machine that slept between the check and the copy may have slept through a sweep.
-		if err := r.move(ctx, ref.forgottenName(), ref.name(), l.check); errors.Is(err, storage.ErrNotExist) {
+		if err := r.move(ctx, ref.forgottenName(), ref.Name(), l.check); errors.Is(err, storage.ErrNotExist) {
 			return fmt.Errorf("%s: %w", ref.ID.Short(), ErrSwept)
 		} else if err != nil {
 			return err

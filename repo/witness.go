@@ -41,11 +41,11 @@ func (r *Repository) NoteComplete(ref SnapshotRef, instance string, stored bool)
 // be older than what is there.
 func (r *Repository) Has(ctx context.Context, ref SnapshotRef) (there, forgotten bool, err error) {
 	// A snapshot that is moved meanwhile is at its new name before it leaves the old one.
-	for _, name := range []string{ref.name(), ref.forgottenName(), ref.name()} {
+	for _, name := range []string{ref.Name(), ref.forgottenName(), ref.Name()} {
 		_, err := r.st.Stat(ctx, name)
 		switch {
 		case err == nil:
-			return name == ref.name(), name != ref.name(), nil
+			return name == ref.Name(), name != ref.Name(), nil
 		case !errors.Is(err, storage.ErrNotExist):
 			return false, false, fmt.Errorf("looking for %s: %w", name, err)
 		}
@@ -127,6 +127,3 @@ func (r *Repository) ForgetNamed(ctx context.Context, refs []SnapshotRef, why st
 	}
 	return r.Forget(ctx, refs)
 }
-
-// Name is the name of a snapshot's object.
-func (s SnapshotRef) Name() string { return s.name() }

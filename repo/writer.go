@@ -56,8 +56,8 @@ type Hint struct {
 	Guess bool
 	// Spare are blobs that may hold what Bases do not. They are read from a backend only for much of it.
 	Spare []chunk.ID
-	// PutOff says that the blob will be put once more, with Spare: where a delta against Bases leaves much, nothing is
-	// stored for now.
+	// PutOff says that the blob will be put once more, with Spare: where a delta against Bases leaves much, it is not
+	// stored, and Writer.PutOff says so.
 	PutOff bool
 	// Keep says that it may well be such a base the next time, so that it is worth a place in the local cache.
 	Keep bool

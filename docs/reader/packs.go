@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"strings"
 
 	"github.com/zeebo/blake3"
 )
@@ -447,9 +447,5 @@ func baseText(keys []key, bases [][]byte) []byte {
 	for n > 1 && keys[n-1] == keys[n-2] {
 		n--
 	}
-	var text strings.Builder
-	for _, b := range bases[:n] {
-		text.Write(b)
-	}
-	return []byte(text.String())
+	return bytes.Join(bases[:n], nil)
 }

@@ -103,13 +103,12 @@ type Witness struct {
 	now  func() time.Time
 	tell func(Missing)
 
-	mu     sync.Mutex
-	file   file
-	there  map[string][]repo.SnapshotRef // of the last listing, and what was stored since; by instance, oldest first
-	listed bool
-	told   map[repo.SnapshotID]bool
-	lost   []Missing // of the last listing
-	dirty  bool
+	mu    sync.Mutex
+	file  file
+	there map[string][]repo.SnapshotRef // of the last listing, and what was stored since; by instance, oldest first
+	told  map[repo.SnapshotID]bool
+	lost  []Missing // of the last listing
+	dirty bool
 }
 
 // Path is the file in dir that remembers the repository with an id at a place. Copies of a repository that lie at different
@@ -159,7 +158,7 @@ func read(path, id string) (file, error) {
 // Listed compares a listing with what is remembered.
 func (w *Witness) Listed(ctx context.Context, refs []repo.SnapshotRef) {
 	w.mu.Lock()
-	w.there, w.listed, w.lost = map[string][]repo.SnapshotRef{}, true, nil
+	w.there, w.lost = map[string][]repo.SnapshotRef{}, nil
 	for _, ref := range refs {
 		w.there[ref.Instance] = append(w.there[ref.Instance], ref)
 	}

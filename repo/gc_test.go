@@ -727,6 +727,32 @@ func TestSleepyPrune(t *testing.T) {
 	})
 }
 
+// A pack stays for the grace time after it was condemned, for restores that go by an old index, and not for longer.
+func TestPruneWaitsForGrace(t *testing.T) {
+	for _, grace := range []time.Duration{MinGrace, DefaultGrace} {
+		synctest.Test(t, func(t *testing.T) {
+			tr := newRepo(t)
+			old := tr.backup(content{words("a")})
+			kept := tr.backup(content{words("b")})
+			forget(t, tr.open(tr.st), old)
+			if rep, _ := tr.prune(PruneOptions{Grace: grace}); rep.Condemned.Packs == 0 {
+				t.Fatalf("%+v", rep)
+			}
+			packs := list(t, tr.mem, packsDir)
+			time.Sleep(grace - time.Minute)
+			rep, _ := tr.prune(PruneOptions{Grace: grace})
+			if now := list(t, tr.mem, packsDir); rep.Deleted.Packs != 0 || !slices.Equal(now, packs) {
+				t.Errorf("before %s were over %d packs were deleted", grace, rep.Deleted.Packs)
+			}
+			time.Sleep(2 * time.Minute)
+			if rep, _ := tr.prune(PruneOptions{Grace: grace}); rep.Deleted.Packs == 0 {
+				t.Errorf("after %s nothing is deleted", grace)
+			}
+			mustHold(t, tr.open(tr.st), kept, content{words("b")})
+		})
+	}
+}
+
 // What a prune reads after its lease is there it reads in the order that the protocol needs (docs/format.md, "Garbage
 // collection"): lists before leases, since a writer without a lease has to come upon each of these lists; leases before snapshots,
 // since one whose lease is gone has stored its manifest; and the index last, since it lists all that these snapshots need.

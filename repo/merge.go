@@ -91,7 +91,7 @@ func chooseMerge(sizes map[index.SegmentID]int64) []index.SegmentID {
 // segmentWriter stores packs in index segments of up to segmentBlobs blobs, each pack once. Memory: the packs of one.
 type segmentWriter struct {
 	r     *Repository
-	ids   []index.SegmentID // stored
+	ids   []index.SegmentID // stored; where that failed, they may be
 	seen  map[index.PackID]bool
 	packs []index.Pack
 	blobs int
@@ -117,8 +117,23 @@ func (w *segmentWriter) flush(ctx context.Context) error {
 		return nil
 	}
 	id, err := w.r.writeSegment(ctx, w.packs)
-	w.ids = append(w.ids, id)
+	if id != (index.SegmentID{}) {
+		w.ids = append(w.ids, id)
+	}
 	w.packs, w.blobs = nil, 0
+	return err
+}
+
+// takeBack removes what was stored, or may be, if the lease is lost by now: the machine slept since it looked at what it lists,
+// and others may have removed packs meanwhile, on which backups would rely.
+func (w *segmentWriter) takeBack(ctx context.Context, l *lease) error {
+	err := l.check()
+	if err == nil {
+		return nil
+	}
+	for _, id := range w.ids {
+		err = errors.Join(err, w.r.dropSegment(context.WithoutCancel(ctx), id))
+	}
 	return err
 }
 
@@ -190,13 +205,7 @@ func (r *Repository) mergeIndex(ctx context.Context, l *lease, choose func(map[i
 		}
 	}
 	err = errors.Join(err, w.flush(ctx))
-	if lost := l.check(); lost != nil { // the machine slept, and a prune may have removed packs meanwhile
-		for _, id := range w.ids {
-			err = errors.Join(err, r.dropSegment(ctx, id))
-		}
-		return errors.Join(lost, err)
-	}
-	if err != nil {
+	if err = errors.Join(err, w.takeBack(ctx, l)); err != nil {
 		return err
 	}
 	for _, id := range old {

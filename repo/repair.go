@@ -92,16 +92,7 @@ func (r *Repository) listAnew(ctx context.Context, l *lease, packs []index.Pack)
 	if err == nil {
 		err = w.flush(ctx)
 	}
-	if err != nil {
-		return err // the segments before list packs that are there
-	}
-	if err := l.check(); err != nil { // the machine slept before it: backups would rely on what is gone
-		for _, id := range w.ids {
-			err = errors.Join(err, r.cached.Delete(context.WithoutCancel(ctx), segmentName(id)))
-		}
-		return err
-	}
-	return nil
+	return errors.Join(err, w.takeBack(ctx, l))
 }
 
 // readableSegments returns the packs, with their sizes, of all segments that can be read from the

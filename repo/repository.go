@@ -409,7 +409,8 @@ func decodeSegment(id index.SegmentID, data []byte, err error) ([]index.Pack, er
 	return packs, nil
 }
 
-// writeSegment stores packs as a new index segment. The packs must be stored.
+// writeSegment stores packs as a new index segment. The packs must be stored. Where it fails with an id that is not zero, the
+// segment may be stored all the same.
 func (r *Repository) writeSegment(ctx context.Context, packs []index.Pack) (index.SegmentID, error) {
 	raw, err := randomID()
 	if err != nil {
@@ -421,7 +422,7 @@ func (r *Repository) writeSegment(ctx context.Context, packs []index.Pack) (inde
 		return index.SegmentID{}, err
 	}
 	if err := r.writeObject(ctx, segmentName(id), data); err != nil {
-		return index.SegmentID{}, err
+		return id, err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
+	"github.com/whole-tale/wtsnap/repo/storage"
 )
 
 const (
@@ -324,13 +325,23 @@ func (s *Session) commit(ctx context.Context, p Payload) (SnapshotRef, error) {
 	if err := s.lease.check(); err != nil {
 		return SnapshotRef{}, s.fail(err)
 	}
-	ref, err := s.r.putSnapshot(ctx, p)
+	ref, err := s.r.snapshotRef(&p)
+	if err == nil && p.Over { // storages may take other content of the same size for the same
+		if err = s.r.PutAside(ctx, ref); errors.Is(err, storage.ErrNotExist) {
+			err = nil
+		}
+	}
 	if err != nil {
 		return SnapshotRef{}, s.fail(err)
 	}
-	// A machine that slept between the last check and the manifest may have slept through a sweep.
-	if err := s.lease.check(); err != nil {
-		return SnapshotRef{}, s.fail(errors.Join(err, s.r.cached.Delete(context.WithoutCancel(ctx), ref.Name())))
+	err = s.r.writeObject(ctx, ref.Name(), p.Data)
+	// A machine that slept between the last check and the manifest may have slept through a sweep. A manifest that could not be
+	// stored may be there all the same.
+	if lost := s.lease.check(); lost != nil {
+		return SnapshotRef{}, s.fail(errors.Join(lost, err, s.r.cached.Delete(context.WithoutCancel(ctx), ref.Name())))
+	}
+	if err != nil {
+		return SnapshotRef{}, s.fail(err)
 	}
 	// A prune that condemned between the last look and the manifest did not see the manifest. What it
 	// condemned stays until the next one, which sees it; this saves the next one from having to keep

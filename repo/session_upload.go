@@ -124,14 +124,13 @@ func (s *Session) list(ctx context.Context, packs []index.Pack) error {
 	id, err := s.r.writeSegment(ctx, packs)
 	if err != nil {
 		s.mu.Lock()
-		defer s.mu.Unlock()
 		s.packs = append(s.packs, packs...)
-		return err
+		s.mu.Unlock()
 	}
-	if err := s.lease.check(); err != nil {
-		return errors.Join(err, s.unlist(ctx, id, packs))
+	if lost := s.lease.check(); lost != nil { // after a failure too: the segment may be stored
+		return errors.Join(lost, err, s.unlist(context.WithoutCancel(ctx), id, packs))
 	}
-	return nil
+	return err
 }
 
 // unlist removes the segment that was stored by a machine that slept just before, if a prune has found

@@ -145,8 +145,8 @@ func (r *Repository) Manifest(ctx context.Context, ref SnapshotRef) ([]byte, err
 	return data, err
 }
 
-// putSnapshot stores a manifest. Only a Session calls it, after its packs and its index.
-func (r *Repository) putSnapshot(ctx context.Context, p Payload) (SnapshotRef, error) {
+// snapshotRef names the snapshot of a payload.
+func (r *Repository) snapshotRef(p *Payload) (SnapshotRef, error) {
 	id := p.ID
 	if id.IsZero() {
 		raw, err := randomID()
@@ -155,13 +155,7 @@ func (r *Repository) putSnapshot(ctx context.Context, p Payload) (SnapshotRef, e
 		}
 		id = raw
 	}
-	ref := SnapshotRef{ID: id, Instance: r.keys.instanceName(p.Instance), Time: p.Time.UTC().Truncate(time.Second)}
-	if p.Over { // storages may take other content of the same size for the same
-		if err := r.PutAside(ctx, ref); err != nil && !errors.Is(err, storage.ErrNotExist) {
-			return ref, err
-		}
-	}
-	return ref, r.writeObject(ctx, ref.Name(), p.Data)
+	return SnapshotRef{ID: id, Instance: r.keys.instanceName(p.Instance), Time: p.Time.UTC().Truncate(time.Second)}, nil
 }
 
 // PutAside moves a manifest that cannot be read to the forgotten ones, as it is: there it hinders nobody.
@@ -228,11 +222,14 @@ func (r *Repository) move(ctx context.Context, from, to string, sure func() erro
 	if _, err := r.keys.openObject(from, data); err != nil {
 		return err
 	}
-	if _, err := r.cached.Put(ctx, to, data); err != nil {
-		return fmt.Errorf("storing %s: %w", to, err)
+	if _, err = r.cached.Put(ctx, to, data); err != nil {
+		err = fmt.Errorf("storing %s: %w", to, err)
 	}
-	if err := sure(); err != nil {
-		return errors.Join(err, r.cached.Delete(context.WithoutCancel(ctx), to))
+	if lost := sure(); lost != nil { // after a failure too: it may be stored
+		return errors.Join(lost, err, r.cached.Delete(context.WithoutCancel(ctx), to))
+	}
+	if err != nil {
+		return err
 	}
 	if err := r.cached.Delete(ctx, from); err != nil {
 		return fmt.Errorf("removing %s: %w", from, err)

@@ -146,20 +146,33 @@ func (p *PrunePlan) rewriteSegments(ctx context.Context, gone map[index.PackID]b
 	if len(gone) == 0 && len(p.merge) == 0 {
 		return nil
 	}
-	sizes, err := p.r.segmentSizes(ctx)
-	if err != nil {
+	w := segmentWriter{r: p.r, seen: map[index.PackID]bool{}}
+	old, err := p.writeSegments(ctx, gone, &w)
+	if err = errors.Join(err, w.takeBack(ctx, p.lease)); err != nil {
 		return err
 	}
+	for _, id := range old {
+		if err := p.remove(ctx, segmentName(id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeSegments stores the new segments, and returns those that they replace.
+func (p *PrunePlan) writeSegments(ctx context.Context, gone map[index.PackID]bool, w *segmentWriter) (old []index.SegmentID, err error) {
+	sizes, err := p.r.segmentSizes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	ids := slices.SortedFunc(maps.Keys(sizes), func(a, b index.SegmentID) int { return slices.Compare(a[:], b[:]) })
-	var old []index.SegmentID
-	w := segmentWriter{r: p.r, seen: map[index.PackID]bool{}}
 	for _, id := range ids {
 		packs, err := p.r.readSegment(ctx, id)
 		if errors.Is(err, storage.ErrNotExist) {
 			continue // a writer has merged it, or had slept and took it back
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if !slices.Contains(p.merge, id) && !slices.ContainsFunc(packs, func(q index.Pack) bool { return gone[q.ID] }) {
 			continue
@@ -170,17 +183,9 @@ func (p *PrunePlan) rewriteSegments(ctx context.Context, gone map[index.PackID]b
 				continue
 			}
 			if err := w.add(ctx, q); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	if err := w.flush(ctx); err != nil {
-		return err
-	}
-	for _, id := range old {
-		if err := p.remove(ctx, segmentName(id)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return old, w.flush(ctx)
 }

@@ -1,7 +1,7 @@
 package main
 
 // protocol are the tests of what several processes do to each other.
-const protocol = `Prune|Writer|Lease|Sweep|Undelete|Merge|Adopt|Condemn|Busy|Slept|Sleep|Clock|Repair|Damaged|NoDelta|Interleavings$|FewSwitches`
+const protocol = `Prune|Writer|Lease|Sweep|Undelete|Merge|Adopt|Condemn|Busy|Slept|Sleep|Suspended|Clock|Repair|Damaged|NoDelta|Interleavings$|FewSwitches`
 
 var mutants = []mutant{
 	{"a writer looks for condemned packs no more once it has begun", "repo/session.go",
@@ -15,9 +15,21 @@ var mutants = []mutant{
 	{"who slept goes on", "repo/lease.go",
 		"silent > l.alive()", "silent > 100*l.alive()", protocol},
 	{"who slept leaves its manifest", "repo/session.go",
-		"if err := s.lease.check(); err != nil {\n\t\treturn SnapshotRef{}, s.fail(errors.Join(", "if err := s.failed(); err != nil {\n\t\treturn SnapshotRef{}, s.fail(errors.Join(", protocol},
+		"if lost := s.lease.check(); lost != nil {", "if lost := s.failed(); lost != nil {", protocol},
+	{"who slept leaves its manifest where the request failed", "repo/session.go",
+		"if lost := s.lease.check(); lost != nil {", "if lost := s.lease.check(); err == nil && lost != nil {", protocol},
 	{"who slept leaves its segment", "repo/session_upload.go",
-		"if err := s.lease.check(); err != nil {\n\t\treturn errors.Join(err, s.unlist(", "if err := s.failed(); err != nil {\n\t\treturn errors.Join(err, s.unlist(", protocol},
+		"if lost := s.lease.check(); lost != nil {", "if lost := s.failed(); lost != nil {", protocol},
+	{"who slept leaves its segment where the request failed", "repo/session_upload.go",
+		"if lost := s.lease.check(); lost != nil {", "if lost := s.lease.check(); err == nil && lost != nil {", protocol},
+	{"a prune that slept leaves its segment", "repo/sweep.go",
+		"if err = errors.Join(err, w.takeBack(ctx, p.lease)); err != nil {", "if err != nil {", protocol},
+	{"a merge that slept leaves its segment", "repo/merge.go",
+		"if err = errors.Join(err, w.takeBack(ctx, l)); err != nil {", "if err != nil {", protocol},
+	{"a repair that slept leaves its segment", "repo/repair.go",
+		"return errors.Join(err, w.takeBack(ctx, l))", "return err", protocol},
+	{"an undelete that slept leaves its manifest where the request failed", "repo/snapshots.go",
+		"if lost := sure(); lost != nil {", "if lost := sure(); err == nil && lost != nil {", protocol},
 	{"a prune acts on lists that writers have not seen", "repo/prune.go",
 		"!l.dead() && !slices.Contains(l.Seen, list.ID) {", "l.dead() && !slices.Contains(l.Seen, list.ID) {", protocol},
 	{"the grace time counts for nothing", "repo/prune.go",

@@ -56,6 +56,9 @@ type InitOptions struct {
 // OpenOptions are the options of Open.
 type OpenOptions struct {
 	Password []byte
+	// Ask, where it is not nil, yields the password instead: it is called once the repository is known to be there, with 0,
+	// and again after each password that is wrong, with how many those were. Its error ends Open.
+	Ask func(wrong int) ([]byte, error)
 	// Cached is the same storage behind a local cache, for the objects that are worth a copy: index
 	// segments, manifests, annotations and packs of trees. Nil: no cache.
 	Cached storage.Storage
@@ -177,24 +180,43 @@ func Open(ctx context.Context, st storage.Storage, o OpenOptions) (*Repository, 
 	if len(objects) == 0 {
 		return nil, lostMaster("no key object is left", nil)
 	}
-	trial := keyTrial{repository: c.ID, password: o.Password}
+	for wrong := 0; ; wrong++ {
+		if o.Ask != nil {
+			if o.Password, err = o.Ask(wrong); err != nil {
+				return nil, err
+			}
+		}
+		k, s, err := findKey(ctx, st, c.ID, o.Password, objects)
+		if o.Ask != nil && errors.Is(err, ErrWrongPassword) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return opened(st, c, k, s, &o)
+	}
+}
+
+// findKey returns the key object that opens with a password, and what is in it: ErrWrongPassword, *DamageError.
+func findKey(ctx context.Context, st storage.Storage, repository string, password []byte, objects []storage.Info) (*keyObject, *sealedKey, error) {
+	trial := keyTrial{repository: repository, password: password}
 	k, s, err := trial.find(ctx, st, objects)
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, nil, err
 	case s != nil:
-		return opened(st, c, k, s, &o)
+		return k, s, nil
 	case trial.bad == len(objects):
-		return nil, lostMaster("no key object can be read", trial.damaged)
+		return nil, nil, lostMaster("no key object can be read", trial.damaged)
 	case trial.damaged != nil:
 		var d *DamageError
 		if errors.As(trial.damaged, &d) && d.Hint == "" {
 			d.Hint = "no other key opens with this password: if it was this one's, use another password (wtsnap key list works with any), " +
 				"or bring the object back from a copy"
 		}
-		return nil, trial.damaged
+		return nil, nil, trial.damaged
 	}
-	return nil, ErrWrongPassword
+	return nil, nil, ErrWrongPassword
 }
 
 // opened returns the repository whose key object was opened.

@@ -51,6 +51,7 @@ type app struct {
 	lacking   []witness.Missing   // what the last step of a job found to be missing
 	second    *backend            // of commands that know another repository; nil until it is opened
 	room      atomic.Int64        // bytes that the storage had room for, and one more; 0: nobody asked, or it did not tell
+	typed     map[string][]byte   // passwords that were typed at the terminal, by repository
 	doc       any                 // the JSON document, but for schema and error
 	stream    *stream             // the JSON document, where it is written while the command goes on; doc is then its end
 
@@ -87,7 +88,7 @@ func (a *app) now() time.Time {
 }
 
 func newApp(ctx context.Context, s std) *app {
-	a := &app{ctx: ctx, std: s}
+	a := &app{ctx: ctx, std: s, typed: map[string][]byte{}}
 	a.cli = a.newCLI()
 	return a
 }

@@ -266,7 +266,7 @@ func (x *examination) clock(b *backend) {
 
 // repository examines what is there.
 func (x *examination) repository(b *backend) {
-	password, err := x.password(x.ctx)
+	password, ask, err := x.opener(x.ctx)
 	if err != nil {
 		code := exitFailed
 		if isUsage(err) {
@@ -279,7 +279,7 @@ func (x *examination) repository(b *backend) {
 		x.found.Problem(doctor.Password, code, message(err), hint(err))
 		return
 	}
-	r, err := repo.Open(x.ctx, b.Storage, repo.OpenOptions{Password: password, Cached: b.cached, Near: b.remote == nil})
+	r, err := repo.Open(x.ctx, b.Storage, repo.OpenOptions{Password: password, Ask: ask, Cached: b.cached, Near: b.remote == nil})
 	switch {
 	case errors.Is(err, repo.ErrNoRepository):
 		x.found.Add(doctor.Repository, doctor.Note, "there is no repository at "+shownRepo(x.g.repo)+" yet", "wtsnap init makes one; check -r if there should be one")

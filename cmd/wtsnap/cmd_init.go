@@ -162,11 +162,11 @@ func (a *app) initRepository(c *cli.Context, b *backend) (*repo.Repository, init
 		}
 	}
 	if there {
-		password, err := a.password(a.ctx)
+		password, ask, err := a.opener(a.ctx)
 		if err != nil {
 			return nil, doc, err
 		}
-		r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Near: b.remote == nil})
+		r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Ask: ask, Near: b.remote == nil})
 		if err != nil {
 			return nil, doc, fmt.Errorf("opening the repository %s: %w", shownRepo(a.g.repo), err)
 		}

@@ -185,7 +185,7 @@ func (a *app) ping(ctx context.Context, teller alert.Teller, j *config.Job, kind
 // step runs a command as a step of a job. room is what the storage has room for, and one more, if the command asked.
 func (a *app) step(ctx context.Context, j *config.Job, name string) (s job.Step, room int64) {
 	sub := newApp(ctx, a.std)
-	sub.clock = a.clock
+	sub.clock, sub.typed = a.clock, a.typed
 	var notes []string
 	if name == "backup" {
 		sub.broken = a.beforeSources(ctx, j)

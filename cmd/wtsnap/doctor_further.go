@@ -61,12 +61,12 @@ func (x *examination) furtherRepository(name string, readOnly bool) {
 	if !probed.Reached {
 		return
 	}
-	password, err := copyTarget.password(x.app, p.spec, p.file, p.command, "")
+	password, ask, err := copyTarget.opener(x.app, p.spec, p.file, p.command, "")
 	if err != nil {
 		problem(doctor.Password, err)
 		return
 	}
-	_, err = repo.Open(x.ctx, b.Storage, repo.OpenOptions{Password: password, Cached: b.cached, Near: b.remote == nil})
+	_, err = repo.Open(x.ctx, b.Storage, repo.OpenOptions{Password: password, Ask: ask, Cached: b.cached, Near: b.remote == nil})
 	switch {
 	case errors.Is(err, repo.ErrNoRepository):
 		x.found.Problem(doctor.Repository, exitNoRepository, "there is no repository at "+shownRepo(p.spec)+" (@"+name+") yet",

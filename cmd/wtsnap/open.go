@@ -138,16 +138,16 @@ func (a *app) openRepo() (*repo.Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the repository: %w", err)
 	}
-	password, err := a.password(a.ctx)
+	password, ask, err := a.opener(a.ctx)
 	if err != nil {
 		return nil, err
 	}
-	return a.openAt(b, a.g.repo, password)
+	return a.openAt(b, a.g.repo, password, ask)
 }
 
-// openAt opens the repository that lies in a place.
-func (a *app) openAt(b *backend, spec string, password []byte) (*repo.Repository, error) {
-	r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Cached: b.cached, Frames: b.frames, Near: b.remote == nil,
+// openAt opens the repository that lies in a place, by a password or by what asks for one.
+func (a *app) openAt(b *backend, spec string, password []byte, ask asker) (*repo.Repository, error) {
+	r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Ask: ask, Cached: b.cached, Frames: b.frames, Near: b.remote == nil,
 		OnDamage: a.damaged})
 	if err != nil {
 		return nil, fmt.Errorf("opening the repository %s: %w", shownRepo(spec), err)

@@ -20,8 +20,32 @@ import (
 // maxPassword bounds what is read of a password file: who names a video by mistake should hear of it.
 const maxPassword = 64 << 10
 
-// password returns the repository's password from where the flags, the environment, systemd or the terminal has it.
+// password returns the repository's password from where the flags, the environment, systemd or the terminal has it. What was
+// typed once is not asked for again.
 func (a *app) password(ctx context.Context) ([]byte, error) {
+	password, ask, err := a.opener(ctx)
+	if ask == nil {
+		return password, err
+	}
+	if typed, ok := a.typed[a.g.repo]; ok {
+		return typed, nil
+	}
+	return ask(0)
+}
+
+// opener returns the repository's password, or, where somebody has to be asked, what asks.
+func (a *app) opener(ctx context.Context) (password []byte, ask asker, err error) {
+	if password, err = a.givenPassword(ctx); password != nil || err != nil {
+		return password, nil, err
+	}
+	if a.interactive() {
+		return nil, a.asking(a.g.repo), nil
+	}
+	return nil, nil, usagef("-p FILE, or export WTSNAP_PASSWORD_FILE=FILE", "no password: neither a file, a command nor WTSNAP_PASSWORD is set, and there is no terminal to ask at")
+}
+
+// givenPassword returns the password that the flags, the environment or systemd have, nil where none does.
+func (a *app) givenPassword(ctx context.Context) ([]byte, error) {
 	switch {
 	case a.g.passwordFile != "":
 		return readPasswordFile(a.g.passwordFile)
@@ -36,10 +60,35 @@ func (a *app) password(ctx context.Context) ([]byte, error) {
 			return readPasswordFile(file)
 		}
 	}
-	if a.interactive() {
-		return a.ask("password of " + shownRepo(a.g.repo) + ": ")
+	return nil, nil
+}
+
+// tries is how often a password may be typed, as of ssh.
+const tries = 3
+
+// An asker asks for a password, after so many that were wrong.
+type asker func(wrong int) ([]byte, error)
+
+// asking asks for the password of a repository at the terminal, unless it was typed before in this run.
+func (a *app) asking(spec string) asker {
+	return func(wrong int) ([]byte, error) {
+		if typed, ok := a.typed[spec]; ok && wrong == 0 {
+			return typed, nil
+		}
+		delete(a.typed, spec)
+		if wrong == tries {
+			return nil, repo.ErrWrongPassword
+		}
+		prompt := "password of " + shownRepo(spec) + ": "
+		if wrong > 0 {
+			prompt = "wrong password, once more\n" + prompt
+		}
+		text, err := a.ask(prompt)
+		if err == nil {
+			a.typed[spec] = text
+		}
+		return text, err
 	}
-	return nil, usagef("-p FILE, or export WTSNAP_PASSWORD_FILE=FILE", "no password: neither a file, a command nor WTSNAP_PASSWORD is set, and there is no terminal to ask at")
 }
 
 // newPassword is password for a repository, or a key, that is to be made: at a terminal it asks twice.

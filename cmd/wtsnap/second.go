@@ -81,18 +81,18 @@ func (a *app) furtherPlace(name string) (p place, err error) {
 
 // openPlace opens the repository that lies in a place; text is its password, if it is known.
 func (s secondRepo) openPlace(a *app, p place, text string) (*repo.Repository, string, error) {
-	password, err := s.password(a, p.spec, p.file, p.command, text)
+	password, ask, err := s.opener(a, p.spec, p.file, p.command, text)
 	if err != nil {
 		return nil, "", err
 	}
 	if a.second, err = a.openPlace(p.spec, cmpOr(p.rclone, a.g.rcloneConfig)); err != nil {
 		return nil, "", err
 	}
-	r, err := a.openAt(a.second, p.spec, password)
+	r, err := a.openAt(a.second, p.spec, password, ask)
 	return r, p.spec, err
 }
 
-func (s secondRepo) password(a *app, spec, file, command, text string) ([]byte, error) {
+func (s secondRepo) opener(a *app, spec, file, command, text string) (password []byte, ask asker, err error) {
 	given := 0
 	for _, v := range []string{file, command, text} {
 		if v != "" {
@@ -101,16 +101,18 @@ func (s secondRepo) password(a *app, spec, file, command, text string) ([]byte, 
 	}
 	switch {
 	case given > 1:
-		return nil, usagef("leave all but one of them out", "--%s-password-file, --%[1]s-password-command and %s exclude each other", s.word, s.variable("PASSWORD"))
+		return nil, nil, usagef("leave all but one of them out", "--%s-password-file, --%[1]s-password-command and %s exclude each other", s.word, s.variable("PASSWORD"))
 	case file != "":
-		return readPasswordFile(file)
+		password, err = readPasswordFile(file)
 	case command != "":
-		return runPasswordCommand(a.ctx, command)
+		password, err = runPasswordCommand(a.ctx, command)
 	case text != "":
-		return []byte(text), nil
+		password = []byte(text)
 	case a.interactive():
-		return a.ask("password of " + shownRepo(spec) + ": ")
+		ask = a.asking(spec)
+	default:
+		err = usagef("--"+s.word+"-password-file FILE, or export "+s.variable("PASSWORD_FILE")+"=FILE",
+			"no password of %s: neither a file, a command nor %s is set, and there is no terminal to ask at", s.what, s.variable("PASSWORD"))
 	}
-	return nil, usagef("--"+s.word+"-password-file FILE, or export "+s.variable("PASSWORD_FILE")+"=FILE",
-		"no password of %s: neither a file, a command nor %s is set, and there is no terminal to ask at", s.what, s.variable("PASSWORD"))
+	return password, ask, err
 }

@@ -69,7 +69,8 @@ type ExcludeOptions struct {
 	Patterns      []exclude.Pattern // relative to the source's root
 	Caches        bool              // leave out what is in folders with a CACHEDIR.TAG
 	MaxSize       exclude.SizeLimit
-	OneFileSystem bool // do not enter other file systems; their mount points are saved as empty folders
+	OneFileSystem bool          // do not enter other file systems; their mount points are saved as empty folders
+	Only          *exclude.List // if not nil, what it names is saved, but for what the others leave out; of a source only
 }
 
 // A BackupReport says what a backup did. Bytes and files count what was done so far where the backup failed.

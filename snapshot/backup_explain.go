@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -131,7 +132,11 @@ func Explain(specs []SourceSpec, o ExcludeOptions, path string) (string, error) 
 		if i < len(names)-1 && !isDir {
 			return "", fmt.Errorf("%q is no folder", joinName(spec.Path, at))
 		}
-		if d := x.matcher.Match(at, isDir); d.Excluded {
+		d := x.Only.Match(at, isDir)
+		if !d.Excluded {
+			d = x.matcher.Match(at, isDir)
+		}
+		if d.Excluded {
 			if i < len(names)-1 {
 				d.Parent = joinPath(spec.Label, at)
 			}
@@ -165,13 +170,14 @@ func newExcluder(all ExcludeOptions, one *ExcludeOptions) (*excluder, error) {
 	if one.MaxSize.Bytes > 0 {
 		x.MaxSize = one.MaxSize
 	}
+	x.Only = one.Only
 	var err error
 	x.matcher, err = exclude.Compile(x.Patterns)
 	return x, err
 }
 
 func (x *excluder) excludes(path string, isDir bool) bool {
-	return len(x.Patterns) > 0 && x.matcher.Match(path, isDir).Excluded
+	return x.Only.Match(path, isDir).Excluded || len(x.Patterns) > 0 && x.matcher.Match(path, isDir).Excluded
 }
 
 // sourceOf returns the source that a path is in, and the rest of the path.
@@ -209,6 +215,24 @@ func sourceOf(specs []SourceSpec, path string) (*SourceSpec, string, error) {
 	}
 	return nil, "", fmt.Errorf("%q is in none of the sources", path)
 }
+
+// absent returns what the list of a source names in a folder, or below it, and what is not there.
+func (x *excluder) absent(d *localfs.Dir, rel string, entries []localfs.Entry) []string {
+	return x.Only.Absent(rel, func(name string) (there, isDir bool) {
+		i, there := slices.BinarySearchFunc(entries, name, func(e localfs.Entry, name string) int { return strings.Compare(e.Name, name) })
+		if !there {
+			return false, false
+		}
+		if entries[i].Type != localfs.TypeUnknown {
+			return true, entries[i].Type == localfs.TypeDir
+		}
+		m, err := d.Stat(name)
+		return err == nil, m.Type == localfs.TypeDir
+	})
+}
+
+// errAbsent is what a user is told of a listed entry that is not there.
+var errAbsent = errors.New("it is listed, and there is no such file or folder")
 
 // Excluded returns what decides, by names alone, whether a path of a source (relative to it) is left out.
 func Excluded(all ExcludeOptions, spec *SourceSpec) (func(path string, isDir bool) bool, error) {

@@ -38,6 +38,7 @@ type backupSource struct {
 	dirs    atomic.Int64
 	bytes   atomic.Int64
 
+	absent   atomic.Int64 // listed, and not there
 	tally    tally
 	problems atomic.Int64
 	mongo    atomic.Pointer[MongoInfo]
@@ -203,6 +204,9 @@ func (b *backup) savePath(ctx context.Context, s *backupSource, place *slot) (*N
 	}
 	if openAs != "" && s.files.Load() == 0 && s.problems.Load() > 0 {
 		return gone(errors.New("it could not be read"))
+	}
+	if only := s.exclude.Only; only != nil && s.absent.Load() >= int64(only.Len()) {
+		return gone(errors.New("nothing of what is listed is there"))
 	}
 	b.owners.add(f.node.UID, f.node.GID, "", "")
 	return &f.node, nil

@@ -34,6 +34,12 @@ func (b *backup) walk(ctx context.Context, f *openFolder, cursors []pastCursor) 
 		f.node.Flags |= FlagPartial
 		b.gate.RUnlock()
 	}
+	if err == nil {
+		for _, rel := range f.src.exclude.absent(f.dir, f.rel, entries) {
+			f.src.absent.Add(1)
+			b.problem(f.src, joinName(f.src.spec.Path, rel), errAbsent)
+		}
+	}
 	b.walkEntries(ctx, f, cursors, b.uncached(f, entries))
 }
 

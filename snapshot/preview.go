@@ -109,6 +109,9 @@ func (p *previewer) folder(ctx context.Context, d *localfs.Dir, rel string) {
 	if err != nil {
 		p.wrong(rel, err)
 	}
+	for _, rel := range p.x.absent(d, rel, entries) {
+		p.wrong(rel, errAbsent)
+	}
 	cached := p.x.Caches && isCache(d)
 	for _, e := range entries {
 		if ctx.Err() != nil {
@@ -127,6 +130,9 @@ func (p *previewer) folder(ctx context.Context, d *localfs.Dir, rel string) {
 // entry decides about one entry, in the order in which a backup does.
 func (p *previewer) entry(ctx context.Context, d *localfs.Dir, path string, e *localfs.Entry, m *localfs.Meta, cached bool) {
 	isDir := m.Type == localfs.TypeDir
+	if p.x.Only.Match(path, isDir).Excluded {
+		return // who lists what is saved knows what is not
+	}
 	if cached && e.Name != exclude.CacheTag {
 		p.left(path, exclude.InCache(parentPath(p.path(path)), "--exclude-caches").Explain(p.path(path)))
 		return

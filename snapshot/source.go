@@ -131,7 +131,7 @@ func CheckSources(specs []SourceSpec) error {
 			return fmt.Errorf("two sources have the label %q; give one another: LABEL=%s", s.Label, s.Path)
 		}
 		labels[s.Label] = true
-		if s.readsStdin() {
+		if s.ReadsStdin() {
 			if stdin != "" {
 				return fmt.Errorf("the sources %q and %q both read standard input", stdin, s.Label)
 			}
@@ -144,7 +144,8 @@ func CheckSources(specs []SourceSpec) error {
 	return nil
 }
 
-func (s *SourceSpec) readsStdin() bool {
+// ReadsStdin reports whether the source is what comes on standard input.
+func (s *SourceSpec) ReadsStdin() bool {
 	return s.Kind == SourceMongo && s.Address == "mongodump:-" ||
 		s.Stream == nil && (s.Kind == SourceStdin || s.Kind == SourceTar && s.Path == "-")
 }

@@ -33,6 +33,7 @@ Examples:
   pg_dump app | wtsnap backup db=stdin:app.sql
   wtsnap backup /srv/homes --exclude-file excludes --dry-run
   wtsnap backup /srv/homes --exclude-file excludes --explain /srv/homes/alice/cache/x
+  find /srv/homes -newer stamp -type f -print0 | wtsnap backup new=/srv/homes --files-from0 -
   wtsnap backup --upload-budget 20GiB --window 22:00-06:00    a long first backup, a part each night
 
 With a budget or a window, databases come first, then streams, then the small files of all folders, the largest last. Where
@@ -46,6 +47,8 @@ from there.`,
 			&cli.StringSliceFlag{Name: "exclude", Aliases: []string{"e"}, Usage: "leave out what matches `PATTERN` of .gitignore, relative to each source; may be repeated"},
 			&cli.StringSliceFlag{Name: "exclude-file", Usage: "read such patterns from `FILE`, one a line"},
 			&cli.BoolFlag{Name: "exclude-caches", Usage: "leave out the content of folders that hold a CACHEDIR.TAG"},
+			&cli.StringSliceFlag{Name: "files-from", Usage: "save only the paths that `FILE` lists, one a line; - is standard input; may be repeated"},
+			&cli.StringSliceFlag{Name: "files-from0", Usage: "the same, each path of `FILE` ended by a zero byte, as find -print0 and wtsnap find -0 write them"},
 			sizeFlag("exclude-larger-than", "leave out files larger than `SIZE`"),
 			&cli.BoolFlag{Name: "one-file-system", Aliases: []string{"x"}, Usage: "do not enter other file systems"},
 			dryRunFlag("list what would be left out, with -v also what would be saved, and do nothing"),
@@ -101,6 +104,9 @@ func (a *app) backupOptions(c *cli.Context) (o snapshot.BackupOptions, err error
 		return o, err
 	}
 	if o.Exclude, err = excludeOptions(c); err != nil {
+		return o, err
+	}
+	if err := a.filesFrom(c, o.Sources); err != nil {
 		return o, err
 	}
 	if err := guards(c, o.Sources); err != nil {

@@ -110,7 +110,7 @@ func isCanceled(err error) bool {
 func isUsage(err error) bool {
 	return is[*usageError](err) || is[*snapshot.SpecError](err) || is[*snapshot.BadPathError](err) || is[*snapshot.InstanceError](err) ||
 		is[*snapshot.AmbiguousError](err) || is[*snapshot.TimeError](err) || is[*snapshot.DurationError](err) ||
-		is[*snapshot.TagError](err) || is[*snapshot.TargetSpecError](err) || is[*snapshot.OwnerMapError](err) ||
+		is[*snapshot.TagError](err) || is[*snapshot.ListError](err) || is[*snapshot.TargetSpecError](err) || is[*snapshot.OwnerMapError](err) ||
 		is[*exclude.PatternError](err) || is[*ownership.MapError](err) || is[*transform.Error](err) || is[*query.Error](err) || is[*whole.TargetError](err) || errors.Is(err, storage.ErrConfig)
 }
 
@@ -197,6 +197,9 @@ func hint(err error) string {
 		return e.Hint
 	case is[*snapshot.TargetGuardError](err):
 		e, _ := errors.AsType[*snapshot.TargetGuardError](err)
+		return e.Hint
+	case is[*snapshot.ListError](err):
+		e, _ := errors.AsType[*snapshot.ListError](err)
 		return e.Hint
 	case is[*whole.TargetError](err):
 		e, _ := errors.AsType[*whole.TargetError](err)

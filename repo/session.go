@@ -101,6 +101,9 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 		return nil, errors.Join(err, l.remove(context.WithoutCancel(ctx)))
 	}
 	s := newSession(ctx, r, o, l)
+	if !r.stage.near {
+		s.data.early = []int{packBytes} // the line has nothing to do until then
+	}
 	if err := s.adopt(ctx); err != nil {
 		s.cancel()
 		return nil, errors.Join(err, l.remove(context.WithoutCancel(ctx)))
@@ -197,6 +200,14 @@ func (s *Session) Expect(ids []chunk.ID) {
 		defer s.ahead.Release(1)
 		st.read(s.ctx, s.index, keys)
 	}()
+}
+
+// StartEarly says, before anything is put, that more than a pack is likely to come, as of a first backup. Where the storage
+// is far, a small pack then goes up while the others fill: the line is not idle, and who is interrupted soon loses less.
+func (s *Session) StartEarly() {
+	if !s.r.stage.near {
+		s.data.early = []int{firstPack, packBytes}
+	}
 }
 
 // fail records the first error; everything after it fails with the same.

@@ -12,6 +12,9 @@ import (
 // neighbouring chunks over several packs, whose sizes then say less about chunks (docs/security.md).
 const openPacks = 3
 
+// firstPack is how full the first pack of a session is that goes up early where much is to come.
+const firstPack = 4 << 20
+
 // shelf holds the packs of one kind that are filling. Its methods may be called concurrently.
 type shelf struct {
 	s    *Session
@@ -20,6 +23,9 @@ type shelf struct {
 
 	mu    sync.Mutex
 	packs []*packBuilder
+	// early says how full the next packs are that go up as soon as they are, before others fill beside them; packBytes
+	// is as full as can be.
+	early []int
 }
 
 // add puts a sealed frame into a pack, shipping one where none has room. A pack is taken off the shelf
@@ -36,7 +42,8 @@ func (h *shelf) add(ctx context.Context, f index.Frame, sealed []byte) error {
 }
 
 // place puts a sealed frame into the fullest pack that has room for it, or into a new one. If that would
-// be one too many, it reports false; with an upload slot it ships the fullest pack instead.
+// be one too many, or it is time for an early pack, it reports false; with an upload slot it ships the
+// fullest pack instead.
 func (h *shelf) place(f index.Frame, sealed []byte, slot bool) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -50,11 +57,15 @@ func (h *shelf) place(f index.Frame, sealed []byte, slot bool) bool {
 			best = p
 		}
 	}
+	early := len(h.early) > 0 && len(h.packs) == 1 && (best == nil || best.planned() >= int64(h.early[0]))
+	if early {
+		best = nil
+	}
 	switch {
 	case best != nil && slot:
 		defer h.s.slots.release() // another writer made room meanwhile
 	case best != nil:
-	case len(h.packs) < h.max:
+	case len(h.packs) < h.max && !early:
 		best = h.s.newPack(h.kind)
 		h.packs = append(h.packs, best)
 		if slot {
@@ -64,6 +75,7 @@ func (h *shelf) place(f index.Frame, sealed []byte, slot bool) bool {
 		return false
 	default:
 		h.s.start(h.packs[fullest])
+		h.early = h.early[min(1, len(h.early)):]
 		best = h.s.newPack(h.kind)
 		h.packs[fullest] = best
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/whole-tale/wtsnap/chunk"
+	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo/storage/mem"
 	"github.com/whole-tale/wtsnap/repo/storage/storagetest"
 )
@@ -92,6 +93,66 @@ func TestThinLineIsFull(t *testing.T) {
 					must0(t, err)
 				})
 				mustHold(t, tr.open(tr.mem), second, half)
+			})
+		})
+	}
+}
+
+// Where data come faster than a line takes them, but not at once, it does not wait until three packs are full; of what fits
+// into one pack, one goes up, and a folder of this machine gets no packs that are less than full. The clock is simulated.
+func TestFirstPackGoesUpEarly(t *testing.T) {
+	const rate, source = 1_000_000, 3_000_000
+	full := packBytes * time.Second / source
+	for _, c := range []struct {
+		name        string
+		near, first bool          // of a first backup
+		blobs       int           // of 1 MiB
+		idle        time.Duration // at most, until the first byte goes up
+		least       time.Duration
+		packs       int
+	}{
+		{"first backup", false, true, 64, full / 2, 0, 6},
+		{"night of many packs", false, false, 64, full + time.Second, full - time.Second, 6},
+		{"night of less than a pack", false, false, 14, full, 0, 2},
+		{"first backup into a folder", true, true, 64, 4 * full, 3*full - time.Second, 6},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				tr := newRepo(t)
+				thin := storagetest.NewThin(tr.st, storagetest.ThinOptions{Latency: 300 * time.Millisecond, Up: rate})
+				r := tr.open(thin)
+				r.stage = newStage(r, &OpenOptions{Near: c.near})
+				s, err := r.Begin(t.Context(), SessionOptions{Level: chunk.LevelFastest})
+				must0(t, err)
+				if c.first {
+					s.StartEarly()
+				}
+				thin.Uses()
+				w, start := s.Writer(), time.Now()
+				var ids []chunk.ID
+				for i := range c.blobs {
+					time.Sleep(time.Second << 20 / source)
+					id, _, err := w.Put(t.Context(), index.Data, noise(uint64(i)+1, 1<<20))
+					must0(t, err)
+					ids = append(ids, id)
+				}
+				root, _, err := w.Put(t.Context(), index.Tree, encodeIDs(treeMagic, ids))
+				must0(t, err)
+				_, err = s.Commit(t.Context(), Payload{Instance: "a", Time: nextTime(), Data: encodeIDs(manifestMagic, []chunk.ID{root})})
+				must0(t, errors.Join(err, s.Close(t.Context())))
+				up, _, _ := thin.Uses()
+				idle, share := up.First.Sub(start), float64(up.Bytes)/(rate*time.Since(start).Seconds())
+				t.Logf("nothing goes up for %v, then %d packs; %.1f %% of the line used in %v", idle.Round(10*time.Millisecond), s.Stats().Packs, 100*share,
+					time.Since(start).Round(time.Second))
+				if idle > c.idle || idle < c.least {
+					t.Errorf("nothing goes up for %v, want %v to %v", idle, c.least, c.idle)
+				}
+				if got := int(s.Stats().Packs); got != c.packs {
+					t.Errorf("%d packs, want %d", got, c.packs)
+				}
+				if c.blobs > 16 && !c.near && share < 0.9 {
+					t.Errorf("%.1f %% of the line used", 100*share)
+				}
 			})
 		})
 	}

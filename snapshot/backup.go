@@ -258,6 +258,9 @@ func (b *backup) sources(ctx, store context.Context) ([]*backupSource, error) {
 		return nil, err
 	}
 	b.parents = parents
+	if len(parents) == 0 {
+		b.s.StartEarly()
+	}
 	b.estimate(ctx)
 	wait := b.start(ctx, store)
 	var results []*backupSource

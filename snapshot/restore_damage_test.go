@@ -3,6 +3,7 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/repo/storage"
+	"github.com/whole-tale/wtsnap/repo/storage/local"
 	"github.com/whole-tale/wtsnap/snapshot/localfs"
 )
 
@@ -211,4 +213,31 @@ func TestRestoreDeep(t *testing.T) {
 	must(t, err)
 	defer root.Close()
 	must(t, root.RemoveAll("folder")) // os.RemoveAll may not reach it either
+}
+
+// A folder of a snapshot that is lost on a storage whose objects are files is damage, and no path that the snapshot does not have.
+func TestLostFolderIsNoMissingPath(t *testing.T) {
+	src := t.TempDir()
+	write(t, src+"/a", bytesOf(1, 3000))
+	d := newDepot(t)
+	s := d.save(map[string]string{"l": src})
+	lost := d.packs(index.Tree)
+	st, err := local.Open(t.TempDir())
+	must(t, err)
+	must(t, d.st.List(t.Context(), "", func(i storage.Info) error {
+		if lost[i.Name] {
+			return nil
+		}
+		data, err := d.st.Get(t.Context(), i.Name, 0, -1, nil)
+		must(t, err)
+		_, err = st.Put(t.Context(), i.Name, data)
+		return err
+	}))
+	r, err := repo.Open(t.Context(), st, repo.OpenOptions{Password: d.key})
+	must(t, err)
+	must(t, r.LoadIndex(t.Context()))
+	_, err = Lookup(t.Context(), r, s, "l/a")
+	if damage := (*repo.DamageError)(nil); !errors.As(err, &damage) || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("looking up a path whose folder is lost: %v", err)
+	}
 }

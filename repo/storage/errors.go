@@ -47,8 +47,12 @@ func (e *Error) Error() string {
 	return s
 }
 
-// Unwrap gives the kind and the cause.
+// Unwrap gives the kind and the cause. The cause of ErrNotExist is left out: it may be an fs.ErrNotExist, and an object that is
+// lost must not be taken for a path that a snapshot does not have.
 func (e *Error) Unwrap() []error {
+	if e.Kind == ErrNotExist {
+		return []error{ErrNotExist}
+	}
 	out := make([]error, 0, 2)
 	for _, err := range []error{e.Kind, e.Err} {
 		if err != nil {

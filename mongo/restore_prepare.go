@@ -48,7 +48,7 @@ func createOptions(m *layout.Metadata) bson.D {
 	if len(m.Indexes) > 0 {
 		// The server makes the index of _id. Where it is special, as with a collation of its own, it must be told.
 		id := m.Indexes[0]
-		plain := id.Lookup("name").StringValue() != "_id_" || id.Lookup("clustered").Type != 0
+		plain := indexName(id) != "_id_" || id.Lookup("clustered").Type != 0
 		var spec bson.D
 		special := false
 		for _, e := range fields(id) {
@@ -77,6 +77,12 @@ func fields(doc bson.Raw) (out bson.D) {
 	return out
 }
 
+// indexName is "" for an index without a name, which only somebody's own metadata has: the server says so.
+func indexName(ix bson.Raw) string {
+	name, _ := ix.Lookup("name").StringValueOK()
+	return name
+}
+
 // oldIndexOptions are what indexes of old servers have and new ones refuse or ignore.
 var oldIndexOptions = []string{"v", "ns", "background", "dropDups", "safe"}
 
@@ -88,7 +94,7 @@ func (rs *restore) indexes(ctx context.Context, j *job) error {
 	}
 	var specs []bson.D
 	for _, ix := range j.Metadata.Indexes {
-		if ix.Lookup("name").StringValue() == "_id_" || ix.Lookup("clustered").Type != 0 {
+		if indexName(ix) == "_id_" || ix.Lookup("clustered").Type != 0 {
 			continue
 		}
 		var spec bson.D
@@ -130,7 +136,9 @@ func abandonable(err error) bool {
 func nameOf(spec bson.D) any {
 	for _, e := range spec {
 		if v, ok := e.Value.(bson.RawValue); ok && e.Key == "name" {
-			return v.StringValue()
+			if name, ok := v.StringValueOK(); ok {
+				return name
+			}
 		}
 	}
 	return "without a name"

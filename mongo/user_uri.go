@@ -71,7 +71,8 @@ func (u *UserData) nobodyElse(ctx context.Context, s *Server, target string) err
 	m := u.Owned.Map
 	var names bson.A
 	for _, field := range m.User.Names {
-		if v := u.Owned.User.Lookup(strings.Split(field, ".")...); v.Type == bson.TypeString && v.StringValue() != "" {
+		v := u.Owned.User.Lookup(strings.Split(field, ".")...)
+		if name, _ := v.StringValueOK(); v.Type == bson.TypeString && name != "" {
 			names = append(names, bson.D{{Key: field, Value: v}})
 		}
 	}

@@ -88,7 +88,7 @@ func Compare(a, b bson.RawValue) int {
 }
 
 // textOf are the bytes of a text, without its length and its end.
-func textOf(v bson.RawValue) []byte { return v.Value[4 : len(v.Value)-1] }
+func textOf(v bson.RawValue) []byte { return v.Value[4:max(4, len(v.Value)-1)] }
 
 // compareDocuments compares field by field: the kinds of their types, their names unless they are a list's, their values.
 func compareDocuments(a, b bson.Raw, names bool) int {

@@ -52,10 +52,18 @@ type test interface {
 	whole() bool // a list is meant as a whole, and not each of its elements, too
 }
 
-// elements calls fn for the elements of a document or a list, which is valid, until it returns false. It returns false
-// then.
+// inside returns the elements of a document or a list, one after the other. What lies in a document that Validate approves of may
+// be too short for any.
+func inside(doc bson.Raw) []byte {
+	if len(doc) < 5 {
+		return nil
+	}
+	return doc[4 : len(doc)-1]
+}
+
+// elements calls fn for the elements of a document or a list until it returns false. It returns false then.
 func elements(doc bson.Raw, fn func(key string, v bson.RawValue) bool) bool {
-	rest := []byte(doc[4 : len(doc)-1])
+	rest := inside(doc)
 	for len(rest) > 0 {
 		e, more, ok := bsoncore.ReadElement(rest)
 		if !ok {
@@ -72,7 +80,7 @@ func elements(doc bson.Raw, fn func(key string, v bson.RawValue) bool) bool {
 
 // lookup finds a field of a document.
 func lookup(doc bson.Raw, name string) (found bson.RawValue) {
-	rest := []byte(doc[4 : len(doc)-1])
+	rest := inside(doc)
 	for len(rest) > 0 {
 		e, more, ok := bsoncore.ReadElement(rest)
 		if !ok {

@@ -102,7 +102,7 @@ func (q *Query) Paths() []string { return q.paths }
 
 // Match reports whether a document is one of those that the query means. The error is that the document is not BSON.
 func (q *Query) Match(doc bson.Raw) (bool, error) {
-	// Once for all: what reads it afterwards may then trust its lengths.
+	// Once for all: what reads it afterwards may then trust its length, and those of its elements.
 	if err := doc.Validate(); err != nil {
 		return false, fmt.Errorf("a document cannot be understood: %w", err)
 	}

@@ -39,21 +39,23 @@ type app struct {
 	g         *globals
 	line      *commandLine
 	cli       *cli.App
-	clock     func() time.Time    // what holds for now where ages are compared; nil: the machine's
-	config    *config.Config      // nil: there is none
-	repoName  string              // @NAME, where the repository is one of the configuration's further ones
-	ownKey    bool                // that one's password comes from the configuration, whatever the variables say
-	broken    map[string]error    // configured sources that cannot be saved now, by label
-	backend   *backend            // nil until it is opened
-	watched   []*witness.Witness  // what this machine has seen of the repositories
-	damages   []*repo.DamageError // that have stopped nothing; guarded by mu
-	accepting bool                // what is missing is meant to be
-	lacking   []witness.Missing   // what the last step of a job found to be missing
-	second    *backend            // of commands that know another repository; nil until it is opened
-	room      atomic.Int64        // bytes that the storage had room for, and one more; 0: nobody asked, or it did not tell
-	typed     map[string][]byte   // passwords that were typed at the terminal, by repository
-	doc       any                 // the JSON document, but for schema and error
-	stream    *stream             // the JSON document, where it is written while the command goes on; doc is then its end
+	clock     func() time.Time     // what holds for now where ages are compared; nil: the machine's
+	config    *config.Config       // nil: there is none
+	repoName  string               // @NAME, where the repository is one of the configuration's further ones
+	ownKey    bool                 // that one's password comes from the configuration, whatever the variables say
+	broken    map[string]error     // configured sources that cannot be saved now, by label
+	backend   *backend             // nil until it is opened
+	watched   []*witness.Witness   // what this machine has seen of the repositories
+	own       *witness.Witness     // of the run's own repository; nil until that is opened
+	read      []*snapshot.Snapshot // whose manifests the run has read, of that one
+	damages   []*repo.DamageError  // that have stopped nothing; guarded by mu
+	accepting bool                 // what is missing is meant to be
+	lacking   []witness.Missing    // what the last step of a job found to be missing
+	second    *backend             // of commands that know another repository; nil until it is opened
+	room      atomic.Int64         // bytes that the storage had room for, and one more; 0: nobody asked, or it did not tell
+	typed     map[string][]byte    // passwords that were typed at the terminal, by repository
+	doc       any                  // the JSON document, but for schema and error
+	stream    *stream              // the JSON document, where it is written while the command goes on; doc is then its end
 
 	mu       sync.Mutex
 	progress *progress // the one that is shown, if any: what else goes to standard error must not tear it

@@ -266,6 +266,9 @@ func (a *app) backup(c *cli.Context) error {
 		if rep.Snapshot != nil { // else the error says it all
 			a.printProblems(rep.Errors, rep.Problems)
 		}
+		if rep.Snapshot != nil {
+			a.learn(rep.Snapshot)
+		}
 		doc := newBackupDoc(o, rep, a.requests(), time.Since(start))
 		text := func(w io.Writer) { printBackup(w, rep, doc) }
 		if rep.Snapshot == nil {

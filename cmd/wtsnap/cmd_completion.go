@@ -11,15 +11,25 @@ import (
 
 func (a *app) completionCommand() *cli.Command {
 	return &cli.Command{
-		Name: "completion", Usage: "print what makes a shell complete commands and flags", ArgsUsage: "bash|zsh|fish",
+		Name: "completion", Usage: "print what makes a shell complete commands, flags and names", ArgsUsage: "bash|zsh|fish",
 		Description: `Examples:
 
   wtsnap completion bash > /etc/bash_completion.d/wtsnap
   wtsnap completion zsh > "${fpath[1]}/_wtsnap"
-  wtsnap completion fish > ~/.config/fish/completions/wtsnap.fish`,
+  wtsnap completion fish > ~/.config/fish/completions/wtsnap.fish
+
+Ids of snapshots, names of instances and labels are completed as this machine has last seen them, without a password and
+without a request. The scripts ask for them by wtsnap completion suggest -- WORD...`,
 		Action: a.action(func(*cli.Context) error {
-			args, err := a.arguments(1, 1, "the shell")
+			args, err := a.arguments(1, -1, "the shell")
 			if err != nil {
+				return err
+			}
+			if args[0] == "suggest" {
+				a.suggest(args[1:])
+				return nil
+			}
+			if args, err = a.arguments(1, 1, "the shell"); err != nil {
 				return err
 			}
 			shells := map[string]func(*cli.App) string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}
@@ -106,6 +116,23 @@ func commandWords(app *cli.App) string {
 
 func bashCompletion(app *cli.App) string {
 	return fmt.Sprintf(`# bash completion of wtsnap
+# _wtsnap_names completes what this machine has seen of the repository, if that is what may stand here.
+_wtsnap_names() {
+	local line=${COMP_LINE:0:COMP_POINT} name typed
+	read -ra typed <<< "$line"
+	[[ $line == *[[:space:]] ]] && typed+=("")
+	((${#typed[@]} > 1)) || return
+	local last=${typed[${#typed[@]}-1]}
+	local head=${last%%"${last##*[:=]}"}
+	[[ $COMP_WORDBREAKS == *:* ]] || head=
+	COMPREPLY=()
+	while IFS=$'\t' read -r name _; do
+		[[ -z $name ]] || COMPREPLY+=("${name#"$head"}")
+	done < <("${typed[0]}" completion suggest -- "${typed[@]:1}" 2>/dev/null)
+	((${#COMPREPLY[@]})) || return
+	compopt +o filenames 2>/dev/null
+	return 0
+}
 _wtsnap() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} path= skip= word words i
 	for ((i = 1; i < COMP_CWORD; i++)); do
@@ -118,11 +145,15 @@ _wtsnap() {
 		esac
 	done
 	if [[ -n $skip ]]; then
-		COMPREPLY=($(compgen -f -- "$cur"))
+		_wtsnap_names || COMPREPLY=($(compgen -f -- "$cur"))
 		return
 	fi
 	case $path in
 %[3]s	esac
+	if [[ $cur != -* && -n $path ]] && _wtsnap_names; then
+		compopt -o nospace 2>/dev/null # a colon and a path may follow
+		return
+	fi
 	if [[ $cur == -* || -z $path || $path == key || $path == tag || $path == hold ]]; then
 		COMPREPLY=($(compgen -W "$words" -- "$cur"))
 	else
@@ -145,6 +176,15 @@ _wtsnap() {
 		%[2]s) path_="${path_:+$path_ }$word" ;;
 		esac
 	done
+	if [[ $PREFIX != -* && -n $path_ ]]; then
+		local row
+		local -a names shown
+		for row in ${(f)"$(${words[1]} completion suggest -- "${(@)words[2,CURRENT]}" 2>/dev/null)"}; do
+			names+=("${row%%%%$'\t'*}")
+			shown+=("${row/$'\t'/  }")
+		done
+		if (( $#names )); then compadd -l -d shown -a names; return; fi
+	fi
 	if [[ -n $skip ]]; then _files; return; fi
 	case $path_ in
 %[3]s	esac
@@ -160,7 +200,12 @@ _wtsnap "$@"
 
 func fishCompletion(app *cli.App) string {
 	var b strings.Builder
-	b.WriteString("# fish completion of wtsnap\n")
+	b.WriteString(`# fish completion of wtsnap
+function __wtsnap_names
+	set -l typed (commandline -opc)
+	$typed[1] completion suggest -- $typed[2..-1] (commandline -ct) 2>/dev/null
+end
+`)
 	all := strings.ReplaceAll(commandNames(app.Commands), ",", "")
 	quote := func(s string) string { return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'" }
 	flags := func(condition string, list []cli.Flag) {
@@ -180,6 +225,9 @@ func fishCompletion(app *cli.App) string {
 			if d.TakesValue() {
 				b.WriteString(" -r")
 			}
+			if name := f.Names()[0]; name == "instance" || name == "into" || name == "source" {
+				b.WriteString(" -a '(__wtsnap_names)'")
+			}
 			fmt.Fprintf(&b, " -d %s\n", quote(strings.ReplaceAll(d.GetUsage(), "`", "")))
 		}
 	}
@@ -187,9 +235,15 @@ func fishCompletion(app *cli.App) string {
 	for _, c := range app.Commands {
 		fmt.Fprintf(&b, "complete -c wtsnap -f -n %s -a %s -d %s\n", quote("not __fish_seen_subcommand_from "+all), c.Name, quote(c.Usage))
 		flags(" -n "+quote("__fish_seen_subcommand_from "+c.Name), c.Flags)
+		if takesNames(c) {
+			fmt.Fprintf(&b, "complete -c wtsnap -n %s -a '(__wtsnap_names)'\n", quote("__fish_seen_subcommand_from "+c.Name))
+		}
 		for _, s := range c.Subcommands {
 			fmt.Fprintf(&b, "complete -c wtsnap -f -n %s -a %s -d %s\n", quote("__fish_seen_subcommand_from "+c.Name), s.Name, quote(s.Usage))
 			flags(" -n "+quote("__fish_seen_subcommand_from "+c.Name+"; and __fish_seen_subcommand_from "+s.Name), s.Flags)
+			if takesNames(s) {
+				fmt.Fprintf(&b, "complete -c wtsnap -n %s -a '(__wtsnap_names)'\n", quote("__fish_seen_subcommand_from "+c.Name+"; and __fish_seen_subcommand_from "+s.Name))
+			}
 		}
 	}
 	return b.String()

@@ -197,6 +197,7 @@ func (a *app) forgetNamed(r *repo.Repository, instance string) ([]snapshot.Decis
 
 func (a *app) forgetByPolicy(r *repo.Repository, instance string, policy snapshot.Policy) ([]snapshot.Decision, error) {
 	snaps, err := snapshot.List(a.ctx, r, snapshot.Filter{Instance: instance})
+	a.learn(snaps...)
 	if err != nil {
 		return nil, fmt.Errorf("listing the snapshots: %w; nothing is forgotten while some cannot be read", err)
 	}

@@ -174,6 +174,9 @@ func (a *app) resolve(r *repo.Repository, spec string, sel snapshot.Selector) (*
 	if err != nil {
 		return nil, "", fmt.Errorf("looking for the snapshot: %w", err)
 	}
+	if a.second == nil { // else it may be that one's
+		a.learn(s)
+	}
 	if name, given, _ := strings.Cut(spec, ":"); strings.HasPrefix(given, "/") {
 		if inside := insideOf(s, given); inside != "" && inside != path {
 			return nil, "", &statusError{exitFailed, fmt.Sprintf("looking for %s: a path in a snapshot begins with its label", shown(given)),

@@ -115,6 +115,7 @@ Examples:
 					return err
 				}
 			}
+			a.learn(snaps...)
 			snapshot.SortSnapshots(snaps)
 			at, _ := get[time.Time](c, "at")
 			all := slices.Clone(snaps)

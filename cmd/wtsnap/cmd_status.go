@@ -131,6 +131,7 @@ func (a *app) statuses(c *cli.Context) ([]snapshot.InstanceStatus, *more, error)
 		return nil, nil, err
 	}
 	snaps, err := snapshot.List(a.ctx, r, snapshot.Filter{Instance: a.g.instance})
+	a.learn(snaps...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing the snapshots: %w", err)
 	}

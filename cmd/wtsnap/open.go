@@ -142,7 +142,11 @@ func (a *app) openRepo() (*repo.Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.openAt(b, a.g.repo, password, ask)
+	r, err := a.openAt(b, a.g.repo, password, ask)
+	if n := len(a.watched); err == nil && n > 0 {
+		a.own = a.watched[n-1]
+	}
+	return r, err
 }
 
 // openAt opens the repository that lies in a place, by a password or by what asks for one.

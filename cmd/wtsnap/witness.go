@@ -20,13 +20,7 @@ func (a *app) watch(r *repo.Repository, spec string) {
 	if err != nil {
 		return // a service without a home: there is no place to remember anything in
 	}
-	place := spec
-	if isFolder(spec) {
-		if abs, err := filepath.Abs(spec); err == nil {
-			place = abs
-		}
-	}
-	w, err := witness.Open(r, witness.Path(dir, r.ID(), place), a.now, func(m witness.Missing) {
+	w, err := witness.Open(r, witness.Path(dir, r.ID(), placeOf(spec)), a.now, func(m witness.Missing) {
 		if !a.accepting {
 			a.warn(m.String())
 		}
@@ -37,8 +31,19 @@ func (a *app) watch(r *repo.Repository, spec string) {
 	a.watched = append(a.watched, w)
 }
 
+// placeOf is where a repository lies, from whichever folder it is named.
+func placeOf(spec string) string {
+	if isFolder(spec) {
+		if abs, err := filepath.Abs(spec); err == nil {
+			return abs
+		}
+	}
+	return spec
+}
+
 // remember stores what the run has seen.
 func (a *app) remember() {
+	a.rememberNames()
 	for _, w := range a.watched {
 		if err := w.Save(); err != nil {
 			a.note(err.Error() + ": it will not notice if they are taken away")

@@ -109,6 +109,7 @@ type Witness struct {
 	told  map[repo.SnapshotID]bool
 	lost  []Missing // of the last listing
 	dirty bool
+	whole bool // there was listed, whatever was stored since
 }
 
 // Path is the file in dir that remembers the repository with an id at a place. Copies of a repository that lie at different
@@ -158,7 +159,7 @@ func read(path, id string) (file, error) {
 // Listed compares a listing with what is remembered.
 func (w *Witness) Listed(ctx context.Context, refs []repo.SnapshotRef) {
 	w.mu.Lock()
-	w.there, w.lost = map[string][]repo.SnapshotRef{}, nil
+	w.there, w.lost, w.whole = map[string][]repo.SnapshotRef{}, nil, true
 	for _, ref := range refs {
 		w.there[ref.Instance] = append(w.there[ref.Instance], ref)
 	}
@@ -178,6 +179,24 @@ func (w *Witness) Listed(ctx context.Context, refs []repo.SnapshotRef) {
 			w.tell(m)
 		}
 	}
+}
+
+// There returns what the last listing has, and what was stored since, and the names of the instances that are known, by their
+// hashes; nil where nothing was listed.
+func (w *Witness) There() (refs []repo.SnapshotRef, names map[string]string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.whole {
+		return nil, nil
+	}
+	names = map[string]string{}
+	for hash, i := range w.file.Instances {
+		names[hash] = i.Name
+	}
+	for _, hash := range slices.Sorted(maps.Keys(w.there)) {
+		refs = append(refs, w.there[hash]...)
+	}
+	return refs, names
 }
 
 // has reports whether the last listing has a snapshot.

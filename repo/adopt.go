@@ -65,6 +65,7 @@ func (s *Session) adopt(ctx context.Context) error {
 	}
 	for _, p := range packs {
 		if _, err := s.index.AddPack(index.SegmentID{}, p); err != nil {
+			s.r.distrust()
 			return fmt.Errorf("pack %s: %w", p.ID, err)
 		}
 	}

@@ -652,6 +652,28 @@ func TestSessionAndReloadInOneProcess(t *testing.T) {
 	mustHold(t, r, ref, content{words("new")})
 }
 
+// Within one process, a session does not rely on packs that an earlier one has stored and could not list, as a service's that goes
+// on once the backend answers again.
+func TestFailedSessionInOneProcess(t *testing.T) {
+	tr := newRepo(t)
+	f := storagetest.NewFault(tr.st)
+	f.Only(func(op storagetest.Op) bool {
+		return op.Kind == storagetest.Put && strings.HasPrefix(op.Name, indexDir)
+	})
+	f.At(0, storagetest.CrashFirst) // it lists nothing when it is closed, either
+	r := tr.open(f)
+	if _, err := backup(t.Context(), r, content{words("a", "b")}); err == nil {
+		t.Fatal("no error")
+	}
+	if len(list(t, tr.mem, packsDir)) == 0 || len(list(t, tr.mem, indexDir)) != 0 {
+		t.Fatal("no pack that no segment lists")
+	}
+	f.Reset()
+	ref, err := backup(t.Context(), r, content{words("a", "b")})
+	must0(t, err)
+	mustHold(t, tr.open(tr.mem), ref, content{words("a", "b")})
+}
+
 // Within one process, plans and checks go on while a session adds to the index.
 func TestPlanBesideASessionInOneProcess(t *testing.T) {
 	tr := newRepo(t)

@@ -41,6 +41,7 @@ type Repository struct {
 	index    *index.Index
 	segments map[index.SegmentID]bool // those in index
 	lists    map[string]condemnedList // those that are there, by name, as of the last look
+	unlisted bool                     // index may have packs that no segment lists: the next LoadIndex builds it anew
 }
 
 // InitOptions are the options of Init.
@@ -333,6 +334,7 @@ func (r *Repository) loadIndexOnce(ctx context.Context, anew bool) (again bool, 
 
 	r.mu.Lock()
 	x, have := r.index, r.segments
+	anew = anew || r.unlisted
 	for id := range have {
 		_, ok := listed[id]
 		anew = anew || !ok
@@ -393,9 +395,18 @@ func (r *Repository) loadIndexOnce(ctx context.Context, anew bool) (again bool, 
 	}
 	if x != r.index {
 		r.frames.clear() // it is keyed by the old index's ordinals
+		r.unlisted = false
 	}
 	r.index, r.segments = x, have
 	return false, nil
+}
+
+// distrust says that the index may have packs of a session that failed before they were listed. Nobody else knows of them,
+// and a prune takes them for waste: the next session of this process must not rely on them.
+func (r *Repository) distrust() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unlisted = true
 }
 
 const indexDir = "index/"

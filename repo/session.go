@@ -486,12 +486,18 @@ func (s *Session) listStored(ctx context.Context) error {
 	return s.list(ctx, packs)
 }
 
-// stop waits for the uploads, or ends them when ctx is done. Reads ahead are ended: nobody needs them any more.
+// stop waits for the uploads, or ends them when ctx is done. Reads ahead are ended: nobody needs them any more. Packs that could
+// not be listed are known to nobody from then on.
 func (s *Session) stop(ctx context.Context) {
 	stop := context.AfterFunc(ctx, s.cancel)
 	_ = s.slots.idle(context.WithoutCancel(ctx))
 	stop()
 	s.cancel()
 	_ = s.ahead.Acquire(context.WithoutCancel(ctx), readsAhead)
+	s.mu.Lock()
+	if len(s.packs) > 0 {
+		s.r.distrust()
+	}
+	s.mu.Unlock()
 	s.r.stage.flush()
 }

@@ -119,6 +119,7 @@ func (s *Session) list(ctx context.Context, packs []index.Pack) error {
 		return nil
 	}
 	if err := s.lease.check(); err != nil {
+		s.r.distrust()
 		return err // others may have removed packs that no index listed
 	}
 	id, err := s.r.writeSegment(ctx, packs)

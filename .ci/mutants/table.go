@@ -30,6 +30,8 @@ var mutants = []mutant{
 		"return errors.Join(err, w.takeBack(ctx, l))", "return err", protocol},
 	{"an undelete that slept leaves its manifest where the request failed", "repo/snapshots.go",
 		"if lost := sure(); lost != nil {", "if lost := sure(); err == nil && lost != nil {", protocol},
+	{"a session relies on what an earlier one could not list", "repo/repository.go",
+		"anew = anew || r.unlisted", "anew = anew || false", protocol + "|FailedSession"},
 	{"a prune acts on lists that writers have not seen", "repo/prune.go",
 		"!l.dead() && !slices.Contains(l.Seen, list.ID) {", "l.dead() && !slices.Contains(l.Seen, list.ID) {", protocol},
 	{"the grace time counts for nothing", "repo/prune.go",

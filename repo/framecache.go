@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 )
 
@@ -13,20 +14,53 @@ type frameKey struct {
 	offset uint32
 }
 
+// frameCaches keep two kinds of frames: those that one blob of data fills, which is rarely asked for again and takes much
+// room, and all others, among them the patches of the blobs around it, which are asked for again and again.
+type frameCaches struct{ lone, shared *frameCache }
+
+func newFrameCaches() *frameCaches {
+	return &frameCaches{newFrameCache(loneCacheBytes), newFrameCache(sharedCacheBytes)}
+}
+
+// of returns the one that a blob's frame belongs in.
+func (c *frameCaches) of(loc *index.Location) *frameCache {
+	if loc.Kind == index.Data && loc.Encoding != chunk.Patched && loc.Size == loc.FrameSize {
+		return c.lone
+	}
+	return c.shared
+}
+
+func (c *frameCaches) has(key frameKey) bool { return c.shared.has(key) || c.lone.has(key) }
+
+func (c *frameCaches) clear() {
+	c.lone.clear()
+	c.shared.clear()
+}
+
 // frameCache keeps the frames that were read last, opened, up to a number of bytes.
 type frameCache struct {
 	mu    sync.Mutex
 	limit int
 	size  int
-	tick  uint64
 	m     map[frameKey]*cachedFrame
+	ring  *cachedFrame               // no frame: the one that was used last comes next, and before it the one that was not for longest
 	wait  map[frameKey]chan struct{} // closed when the read that is going on has ended
 }
 
 type cachedFrame struct {
-	opened *openedFrame
-	used   uint64
+	key        frameKey
+	opened     *openedFrame
+	size       int
+	next, prev *cachedFrame
 }
+
+// insert puts a frame behind at.
+func (f *cachedFrame) insert(at *cachedFrame) {
+	f.prev, f.next = at, at.next
+	f.prev.next, f.next.prev = f, f
+}
+
+func (f *cachedFrame) remove() { f.prev.next, f.next.prev = f.next, f.prev }
 
 func newFrameCache(limit int) *frameCache {
 	c := &frameCache{limit: limit}
@@ -37,23 +71,24 @@ func newFrameCache(limit int) *frameCache {
 func (c *frameCache) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.m, c.wait, c.size = map[frameKey]*cachedFrame{}, map[frameKey]chan struct{}{}, 0
+	c.m, c.wait, c.size, c.ring = map[frameKey]*cachedFrame{}, map[frameKey]chan struct{}{}, 0, &cachedFrame{}
+	c.ring.prev, c.ring.next = c.ring, c.ring
 }
 
-// get returns the opened frame, reading it where it is not there. A reader waits for another's read
-// of the same frame, but not while it reads a base (depth > 0): chains that form a loop would wait for
-// each other. Failures are not kept.
-func (c *frameCache) get(ctx context.Context, key frameKey, depth int, read func() (*openedFrame, error)) (*openedFrame, error) {
+// get returns the opened frame, reading it where it is not there. With wait, a reader waits for another's read of the same
+// frame. It must not where reading it takes other frames, and it is itself read for one: two chains that form a loop
+// would wait for each other. Failures are not kept.
+func (c *frameCache) get(ctx context.Context, key frameKey, wait bool, read func() (*openedFrame, error)) (*openedFrame, error) {
 	for {
 		c.mu.Lock()
 		if f := c.m[key]; f != nil {
-			c.tick++
-			f.used = c.tick
+			f.remove()
+			f.insert(c.ring)
 			c.mu.Unlock()
 			return f.opened, nil
 		}
 		going := c.wait[key]
-		if going == nil || depth > 0 {
+		if going == nil || !wait {
 			break
 		}
 		c.mu.Unlock()
@@ -65,7 +100,7 @@ func (c *frameCache) get(ctx context.Context, key frameKey, depth int, read func
 	}
 	done := make(chan struct{})
 	defer close(done)
-	if depth == 0 {
+	if wait {
 		c.wait[key] = done
 	}
 	c.mu.Unlock()
@@ -78,10 +113,11 @@ func (c *frameCache) get(ctx context.Context, key frameKey, depth int, read func
 	if err != nil || c.m[key] != nil {
 		return opened, err
 	}
-	c.tick++
-	c.m[key] = &cachedFrame{opened: opened, used: c.tick}
-	c.size += opened.memory()
-	c.evict(key)
+	f := &cachedFrame{key: key, opened: opened, size: opened.memory()}
+	f.insert(c.ring)
+	c.m[key] = f
+	c.size += f.size
+	c.evict()
 	return opened, nil
 }
 
@@ -92,16 +128,12 @@ func (c *frameCache) has(key frameKey) bool {
 	return c.m[key] != nil
 }
 
-// evict drops the frames that were not used for longest, but for keep.
-func (c *frameCache) evict(keep frameKey) {
+// evict drops the frames that were not used for longest, but for the last one.
+func (c *frameCache) evict() {
 	for c.size > c.limit && len(c.m) > 1 {
-		oldest := keep
-		for k, f := range c.m {
-			if k != keep && (oldest == keep || f.used < c.m[oldest].used) {
-				oldest = k
-			}
-		}
-		c.size -= c.m[oldest].opened.memory()
-		delete(c.m, oldest)
+		old := c.ring.prev
+		old.remove()
+		c.size -= old.size
+		delete(c.m, old.key)
 	}
 }

@@ -177,7 +177,7 @@ func (tr *testRepo) open(st storage.Storage) *Repository { return reopen(tr.r, s
 
 func reopen(r *Repository, st storage.Storage) *Repository {
 	r = &Repository{st: st, cached: st, loading: make(chan struct{}, 1), config: r.config, master: r.master, key: r.key, keys: r.keys,
-		frames: newFrameCache(frameCacheBytes), index: index.New(), segments: map[index.SegmentID]bool{}}
+		frames: newFrameCaches(), index: index.New(), segments: map[index.SegmentID]bool{}}
 	r.stage = newStage(r, &OpenOptions{})
 	return r
 }

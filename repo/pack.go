@@ -175,17 +175,25 @@ func openDirectory(k *keys, sealed []byte, offset int64) (index.Kind, []index.Fr
 // openFrame decrypts and decodes a frame and appends its plaintext, all blobs end to end, to dst.
 // The blobs' hashes are the caller's to verify.
 func openFrame(k *keys, kind index.Kind, f *index.Frame, sealed, base []byte, s *frameScratch) ([]byte, error) {
-	s.ad = frameAD(s.ad[:0], kind, f)
-	stored, err := k.open(s.stored[:0], sealed, s.ad)
-	if err != nil {
+	if err := openSealed(k, kind, f, sealed, s); err != nil {
 		return nil, err
 	}
-	s.stored = stored
-	size := 0
-	for _, b := range f.Blobs {
-		size += int(b.Size)
+	return decodeStored(k, f, base, s)
+}
+
+// openSealed decrypts a frame into s.
+func openSealed(k *keys, kind index.Kind, f *index.Frame, sealed []byte, s *frameScratch) error {
+	s.ad = frameAD(s.ad[:0], kind, f)
+	stored, err := k.open(s.stored[:0], sealed, s.ad)
+	if err == nil {
+		s.stored = stored
 	}
-	s.plain, err = k.codec.Decode(s.plain[:0], stored, f.Encoding, base, size)
+	return err
+}
+
+// decodeStored decodes what openSealed has decrypted.
+func decodeStored(k *keys, f *index.Frame, base []byte, s *frameScratch) (_ []byte, err error) {
+	s.plain, err = k.codec.Decode(s.plain[:0], s.stored, f.Encoding, base, int(f.Size()))
 	return s.plain, err
 }
 

@@ -22,8 +22,10 @@ const (
 	// maxDepth bounds the chain of delta bases that a reader follows. Writers make chains of writeDepth to twice that.
 	maxDepth   = 64
 	writeDepth = 31
-	// frameCacheBytes bounds the frames that are kept in memory: those of trees, and those of the bases of deltas.
-	frameCacheBytes = 32 << 20
+	// loneCacheBytes and sharedCacheBytes bound the frames that are kept in memory: those that a base of a delta fills, and
+	// those of trees, patches and small bases.
+	loneCacheBytes   = 6 << 20
+	sharedCacheBytes = 20 << 20
 )
 
 // storeFor returns the storage that holds packs of a kind: tree packs are worth a local copy.
@@ -99,13 +101,17 @@ func (r *Repository) patched(patch *chunk.Patch, pack index.PackID, f *index.Fra
 
 // openVerified opens a frame and verifies every blob in it. The result lies in s.
 func (r *Repository) openVerified(pack index.PackID, kind index.Kind, f *index.Frame, sealed, base []byte, s *frameScratch) ([]byte, error) {
-	plain, err := openFrame(r.keys, kind, f, sealed, base, s)
+	if err := openSealed(r.keys, kind, f, sealed, s); err != nil {
+		return nil, frameDamage(DamageOpen, pack, f, err)
+	}
+	return r.decodeVerified(pack, f, base, s)
+}
+
+// decodeVerified is openVerified for a frame that was decrypted into s.
+func (r *Repository) decodeVerified(pack index.PackID, f *index.Frame, base []byte, s *frameScratch) ([]byte, error) {
+	plain, err := decodeStored(r.keys, f, base, s)
 	if err != nil {
-		damage := DamageDecode
-		if errors.Is(err, errOpen) {
-			damage = DamageOpen
-		}
-		return nil, frameDamage(damage, pack, f, err)
+		return nil, frameDamage(DamageDecode, pack, f, err)
 	}
 	pos := uint32(0)
 	s.sums = s.sums[:0]
@@ -221,8 +227,11 @@ func (r *Repository) blob(ctx context.Context, id chunk.ID) ([]byte, error) {
 		_, err := r.blobAt(ctx, x, index.KeyOf(id), 0)
 		return nil, err
 	}
-	var text chunk.Rope
-	err := r.blobText(ctx, x, loc, &text, 0)
+	t := r.texts(x)
+	defer t.done()
+	text := t.ropes.New()
+	defer t.ropes.Free(text)
+	err := t.blob(ctx, loc, text, 0)
 	if err == nil {
 		var data []byte
 		if data, err = r.verified(id, text.Bytes(&data)); err == nil || loc.Encoding != chunk.Patched {

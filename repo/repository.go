@@ -22,15 +22,16 @@ import (
 
 // Repository is an open repository. Its methods may be called concurrently.
 type Repository struct {
-	st     storage.Storage // the backend
-	cached storage.Storage // the same through a local cache: for index, manifests and tree packs
-	config config
-	master [keySize]byte
-	pol    chunk.Pol // the chunker's, where it is another repository's; else 0
-	key    KeyInfo
-	keys   *keys
-	frames *frameCache
-	stage  *stage
+	st      storage.Storage // the backend
+	cached  storage.Storage // the same through a local cache: for index, manifests and tree packs
+	config  config
+	master  [keySize]byte
+	pol     chunk.Pol // the chunker's, where it is another repository's; else 0
+	key     KeyInfo
+	keys    *keys
+	frames  *frameCaches
+	stage   *stage
+	readers sync.Pool // of *textReader
 
 	witness  Witness            // nil: nobody watches
 	onDamage func(*DamageError) // may be nil
@@ -223,7 +224,7 @@ func findKey(ctx context.Context, st storage.Storage, repository string, passwor
 // opened returns the repository whose key object was opened.
 func opened(st storage.Storage, c config, k *keyObject, s *sealedKey, o *OpenOptions) (*Repository, error) {
 	r := &Repository{st: st, cached: o.Cached, config: c, key: s.Info, index: index.New(), loading: make(chan struct{}, 1),
-		segments: map[index.SegmentID]bool{}, frames: newFrameCache(frameCacheBytes)}
+		segments: map[index.SegmentID]bool{}, frames: newFrameCaches()}
 	if r.cached == nil {
 		r.cached = st
 	}

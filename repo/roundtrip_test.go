@@ -322,10 +322,11 @@ func TestBlobConcurrently(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	r.frames.mu.Lock()
-	defer r.frames.mu.Unlock()
-	if r.frames.size > r.frames.limit+2<<20 {
-		t.Errorf("the frame cache holds %d bytes, its limit is %d", r.frames.size, r.frames.limit)
+	c := r.frames.lone
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if sum := len(c.m) << 20; c.size > c.limit || sum < c.limit/2 || sum > c.limit {
+		t.Errorf("the frame cache holds %d frames of 1 MiB, %d bytes; its limit is %d", len(c.m), c.size, c.limit)
 	}
 }
 
@@ -353,9 +354,9 @@ func TestBlobWaitsForOther(t *testing.T) {
 		second <- err
 	}()
 	for waiting := false; !waiting; runtime.Gosched() {
-		r.frames.mu.Lock()
-		waiting = len(r.frames.wait) == 1
-		r.frames.mu.Unlock()
+		r.frames.lone.mu.Lock()
+		waiting = len(r.frames.lone.wait) == 1
+		r.frames.lone.mu.Unlock()
 	}
 	cancel()
 	if err := <-first; !errors.Is(err, context.Canceled) {

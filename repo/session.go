@@ -195,10 +195,9 @@ func (s *Session) Expect(ids []chunk.ID) {
 	if s.o.Delta != DeltaAuto || len(ids) == 0 || !st.expect(s.index, ids) || !s.ahead.TryAcquire(1) {
 		return
 	}
-	keys := st.takeHints()
 	go func() {
 		defer s.ahead.Release(1)
-		st.read(s.ctx, s.index, keys)
+		st.read(s.ctx, s.index)
 	}()
 }
 

@@ -105,60 +105,85 @@ func (s *stage) flush() {
 // placed is a frame of the index.
 type placed struct {
 	index.Frame
-	key  frameKey
-	pack index.PackRef
-	kind index.Kind
+	key   frameKey
+	pack  index.PackRef
+	kind  index.Kind
+	first index.BlobRef
 }
 
 func placeOf(x *index.Index, loc index.Location) placed {
-	f, _ := x.FrameOf(loc.Ordinal)
-	return placed{f, frameKey{loc.PackID, loc.Offset}, loc.Pack, loc.Kind}
+	f, first := x.FrameOf(loc.Ordinal)
+	return placed{f, frameKey{loc.PackID, loc.Offset}, loc.Pack, loc.Kind, first}
 }
 
-// sealed returns a frame's sealed bytes, which must not be changed.
-func (s *stage) sealed(ctx context.Context, x *index.Index, loc index.Location, f *index.Frame) ([]byte, error) {
+// nextTo returns the frame behind p in its pack, which must not be the last one.
+func nextTo(x *index.Index, p *placed) placed {
+	f, first := x.FrameOf(p.first + index.BlobRef(len(p.Blobs)))
+	return placed{f, frameKey{p.key.pack, f.Offset}, p.pack, p.kind, first}
+}
+
+// open decrypts a frame, which lies in into then; buf is memory for its sealed bytes.
+func (s *stage) open(ctx context.Context, x *index.Index, loc index.Location, f *index.Frame, buf *[]byte, into *frameScratch) error {
+	var sealed []byte
 	if loc.Kind == index.Tree {
-		return s.tree(ctx, x, loc)
+		data, err := s.tree(ctx, x, loc)
+		if err != nil {
+			return err
+		}
+		sealed = data
+	} else {
+		data, opened, err := s.sealed(ctx, &placed{Frame: *f, key: frameKey{loc.PackID, loc.Offset}, pack: loc.Pack, kind: loc.Kind}, buf, into)
+		if err != nil || opened {
+			return err
+		}
+		sealed = data
 	}
-	p := placed{*f, frameKey{loc.PackID, loc.Offset}, loc.Pack, loc.Kind}
+	if err := openSealed(s.r.keys, loc.Kind, f, sealed, into); err != nil {
+		return frameDamage(DamageOpen, loc.PackID, f, err)
+	}
+	return nil
+}
+
+// sealed returns a frame's sealed bytes, which must not be changed, and may lie in buf; or it reports that it has opened
+// them already.
+func (s *stage) sealed(ctx context.Context, p *placed, buf *[]byte, into *frameScratch) (data []byte, opened bool, err error) {
 	for {
 		s.mu.Lock()
 		data, coming := s.frames[p.key], s.coming[p.key]
 		s.used(p.key)
 		s.mu.Unlock()
 		if data != nil {
-			return data, nil
+			return data, false, nil
 		}
-		if coming != nil {
-			select {
-			case <-coming:
-				continue
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
+		if coming == nil {
+			break
 		}
-		if data := s.fromLocal(&p); data != nil {
-			return data, nil
+		select {
+		case <-coming:
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
 		}
-		data, err := s.r.st.Get(ctx, packName(loc.PackID), int64(loc.Offset), int64(loc.Length), nil)
-		if err != nil {
-			return nil, packError(loc.PackID, err)
-		}
-		return data, nil
 	}
+	if s.fromLocal(p, buf, into) {
+		return nil, true, nil
+	}
+	*buf, err = s.r.st.Get(ctx, packName(p.key.pack), int64(p.Offset), int64(p.Length), *buf)
+	if err != nil {
+		return nil, false, packError(p.key.pack, err)
+	}
+	return *buf, false, nil
 }
 
-// fromLocal reads a frame from the local cache, and makes sure that it opens.
-func (s *stage) fromLocal(p *placed) []byte {
+// fromLocal opens a frame from the local cache. It reports false where that is not there, or does not open.
+func (s *stage) fromLocal(p *placed, buf *[]byte, into *frameScratch) bool {
 	if s.local == nil {
-		return nil
+		return false
 	}
 	id := frameID(p.kind, &p.Frame)
-	data, ok := s.local.Get(id, nil)
-	if ok && len(data) == int(p.Length) {
-		if _, err := s.r.keys.open(nil, data, frameAD(nil, p.kind, &p.Frame)); err == nil {
-			return data
-		}
+	data, ok := s.local.Get(id, *buf)
+	*buf = data
+	if ok && len(data) == int(p.Length) && openSealed(s.r.keys, p.kind, &p.Frame, data, into) == nil {
+		return true
 	}
 	if ok {
 		s.local.Drop(id)
@@ -166,24 +191,28 @@ func (s *stage) fromLocal(p *placed) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.held) // whatever else went with it
-	return nil
+	return false
 }
 
 // here reports whether a frame can be had without the backend, or is on its way. s.mu is held.
 func (s *stage) here(p *placed) bool {
-	if _, ok := s.frames[p.key]; ok {
+	if s.known(p.key) {
 		return true
 	}
-	if _, ok := s.coming[p.key]; ok || s.r.frames.has(p.key) {
-		return true
-	}
-	if s.local == nil {
+	if s.local == nil || !s.local.Has(frameID(p.kind, &p.Frame)) {
 		return false
 	}
-	if !s.held[p.key] && s.local.Has(frameID(p.kind, &p.Frame)) {
-		s.held[p.key] = true
+	s.held[p.key] = true
+	return true
+}
+
+// known is here for what can be told of a frame without its description. s.mu is held.
+func (s *stage) known(key frameKey) bool {
+	if _, ok := s.frames[key]; ok || s.held[key] {
+		return true
 	}
-	return s.held[p.key]
+	_, ok := s.coming[key]
+	return ok || s.r.frames.has(key)
 }
 
 // visited are the blobs and the frames that restsOn has been at.
@@ -194,19 +223,23 @@ type visited struct {
 
 func newVisited() *visited { return &visited{map[index.BlobRef]bool{}, map[frameKey]bool{}} }
 
-// restsOn calls fn for the frame of a blob and those of its bases, those of data alone, each once.
-func restsOn(x *index.Index, loc index.Location, v *visited, fn func(placed)) {
+// missing calls fn for those frames of a blob and of its bases that are not here, those of data alone, each once. s.mu is held.
+func (s *stage) missing(x *index.Index, loc index.Location, v *visited, fn func(placed)) {
 	if loc.Kind != index.Data || v.blobs[loc.Ordinal] {
 		return
 	}
 	v.blobs[loc.Ordinal] = true
 	if key := (frameKey{loc.PackID, loc.Offset}); !v.frames[key] {
 		v.frames[key] = true
-		fn(placeOf(x, loc))
+		if !s.known(key) {
+			if p := placeOf(x, loc); !s.here(&p) {
+				fn(p)
+			}
+		}
 	}
 	for _, base := range loc.Bases {
 		if at, ok := x.Lookup(base); ok {
-			restsOn(x, at, v, fn)
+			s.missing(x, at, v, fn)
 		}
 	}
 }
@@ -217,40 +250,32 @@ func (s *stage) afford(ctx context.Context, x *index.Index, loc index.Location, 
 	if loc.Kind != index.Data {
 		return true // the parent's trees are read in any case
 	}
-	missing := func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		any := false
-		restsOn(x, loc, newVisited(), func(p placed) { any = any || !s.here(&p) })
-		return any
-	}
-	if !missing() {
+	if s.takes(x, loc) == 0 {
 		return true
 	}
 	if mode != DeltaAuto {
 		return false
 	}
 	key, _ := x.At(loc.Ordinal)
-	s.read(ctx, x, append([]index.Key{key}, s.takeHints()...))
-	return !missing() || s.pays(x, loc)
+	s.read(ctx, x, key)
+	cost := s.takes(x, loc)
+	return cost == 0 || s.pays(x, loc, cost)
+}
+
+// takes returns the sealed bytes of the frames that a base takes and that are not here.
+func (s *stage) takes(x *index.Index, loc index.Location) (bytes int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.missing(x, loc, newVisited(), func(p placed) { bytes += int64(p.Length) })
+	return bytes
 }
 
 // pays reports whether the frames that a base still takes cost less than it saves. What was read ahead for it may have made
 // room for other frames before it was used.
-func (s *stage) pays(x *index.Index, loc index.Location) bool {
-	if s.near {
-		return true
-	}
+func (s *stage) pays(x *index.Index, loc index.Location, cost int64) bool {
 	_, root := x.At(rootOf(x, loc))
-	g := group{saves: int64(loc.Size) * int64(root.Length) / int64(max(root.FrameSize, 1))}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	restsOn(x, loc, newVisited(), func(p placed) {
-		if !s.here(&p) {
-			g.cost += int64(p.Length)
-		}
-	})
-	return g.pays()
+	g := group{cost: cost, saves: int64(loc.Size) * int64(root.Length) / int64(max(root.FrameSize, 1))}
+	return s.near || g.pays()
 }
 
 func (g *group) pays() bool { return g.cost <= g.saves*worthDown }
@@ -259,17 +284,8 @@ func (g *group) pays() bool { return g.cost <= g.saves*worthDown }
 func (s *stage) expect(x *index.Index, ids []chunk.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var keys []index.Key
 	for _, id := range ids {
-		keys = append(keys, index.KeyOf(id))
-	}
-	s.hint(x, keys)
-	return s.hinted >= hintBytes && (s.unused < stageBytes/4)
-}
-
-// hint notes blobs that may soon be bases. s.mu is held.
-func (s *stage) hint(x *index.Index, keys []index.Key) {
-	for _, key := range keys {
+		key := index.KeyOf(id)
 		if _, ok := s.hints[key]; ok || len(s.next) == hintMost {
 			continue
 		}
@@ -279,6 +295,7 @@ func (s *stage) hint(x *index.Index, keys []index.Key) {
 			s.next = append(s.next, key)
 		}
 	}
+	return s.hinted >= hintBytes && (s.unused < stageBytes/4)
 }
 
 // unneeded takes expectations back.
@@ -292,18 +309,17 @@ func (s *stage) unneeded(ids []chunk.ID) {
 	}
 }
 
-// takeHints returns what is expected, and expects it no more.
-func (s *stage) takeHints() (keys []index.Key) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, key := range s.next {
-		if _, ok := s.hints[key]; ok {
-			keys = append(keys, key)
-			delete(s.hints, key)
-		}
+// takeHint returns what is expected first, and expects it no more. s.mu is held.
+func (s *stage) takeHint() (key index.Key, ok bool) {
+	for len(s.next) > 0 && !ok {
+		key = s.next[0]
+		s.next = s.next[1:]
+		var size int
+		size, ok = s.hints[key]
+		s.hinted -= size
+		delete(s.hints, key)
 	}
-	s.next, s.hinted = s.next[:0], 0
-	return keys
+	return key, ok
 }
 
 // group is a whole frame with the deltas that rest on it, of which some blobs are wanted.
@@ -313,10 +329,10 @@ type group struct {
 	saves  int64 // sealed bytes that the wanted blobs take, about
 }
 
-// plan returns the frames to read for blobs that are to be bases, the first of which is needed in any case. Those are
+// plan returns the frames to read for blobs that are needed, and for those that are expected to be. Those are
 // read that cost less than they save, and not more of them than stageAhead but for the last group, nor than there is room
-// for. What is left is expected anew.
-func (s *stage) plan(x *index.Index, keys []index.Key) []placed {
+// for. What is left is still expected.
+func (s *stage) plan(x *index.Index, needed []index.Key) []placed {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	most := int64(stageAhead)
@@ -327,14 +343,10 @@ func (s *stage) plan(x *index.Index, keys []index.Key) []placed {
 	var order []*group
 	seen := newVisited()
 	var sum int64
-	for i, key := range keys {
-		if i > 0 && sum > most {
-			s.hint(x, keys[i:])
-			break
-		}
+	add := func(key index.Key) {
 		loc, ok := x.Lookup(key)
 		if !ok {
-			continue
+			return
 		}
 		_, root := x.At(rootOf(x, loc))
 		at := frameKey{root.PackID, root.Offset}
@@ -347,13 +359,21 @@ func (s *stage) plan(x *index.Index, keys []index.Key) []placed {
 		if root.FrameSize > 0 {
 			g.saves += int64(loc.Size) * int64(root.Length) / int64(root.FrameSize)
 		}
-		restsOn(x, loc, seen, func(p placed) {
-			if !s.here(&p) {
-				g.frames = append(g.frames, p)
-				g.cost += int64(p.Length)
-				sum += int64(p.Length)
-			}
+		s.missing(x, loc, seen, func(p placed) {
+			g.frames = append(g.frames, p)
+			g.cost += int64(p.Length)
+			sum += int64(p.Length)
 		})
+	}
+	for _, key := range needed {
+		add(key)
+	}
+	for n := len(needed); n == 0 || sum <= most; n++ {
+		key, ok := s.takeHint()
+		if !ok {
+			break
+		}
+		add(key)
 	}
 	var list []placed
 	for _, g := range order {
@@ -393,31 +413,26 @@ func (s *stage) spans(x *index.Index, list []placed) (out []span) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var frames []placed // of the pack of the last span
 	for i := range out {
 		r := &out[i]
-		first := r.frames[0]
-		if i == 0 || out[i-1].frames[0].pack != first.pack {
-			frames = frames[:0]
-			for _, f := range x.Frames(first.pack) {
-				frames = append(frames, placed{f, frameKey{first.key.pack, f.Offset}, first.pack, first.kind})
-			}
-		}
-		for _, p := range frames {
-			if p.Offset > r.start && p.Offset < r.end && !s.here(&p) {
-				s.coming[p.key] = make(chan struct{})
-				r.frames = append(r.frames, p)
+		for n := range r.wanted - 1 {
+			for p := r.frames[n]; p.Offset+p.Length < r.frames[n+1].Offset; {
+				if p = nextTo(x, &p); !s.here(&p) {
+					s.coming[p.key] = make(chan struct{})
+					r.frames = append(r.frames, p)
+				}
 			}
 		}
 	}
 	return out
 }
 
-// read reads what the blobs take, by few requests at a time. What fails is left to whoever needs it.
-func (s *stage) read(ctx context.Context, x *index.Index, keys []index.Key) {
+// read reads what the needed blobs take, and what is expected to be needed soon, by few requests at a time. What fails is
+// left to whoever needs it.
+func (s *stage) read(ctx context.Context, x *index.Index, needed ...index.Key) {
 	var g errgroup.Group
 	g.SetLimit(stageReads)
-	for _, r := range s.spans(x, s.plan(x, keys)) {
+	for _, r := range s.spans(x, s.plan(x, needed)) {
 		g.Go(func() error {
 			data, err := s.r.st.Get(ctx, packName(r.frames[0].key.pack), int64(r.start), int64(r.end-r.start), nil)
 			for i, p := range r.frames {

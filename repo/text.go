@@ -33,17 +33,19 @@ func (r *Repository) openPatch(pack index.PackID, kind index.Kind, f *index.Fram
 
 // openPatchInto is openPatch into the memory of p, and what alloc returns (chunk.Codec.DecodePatchInto).
 func (r *Repository) openPatchInto(p *chunk.Patch, alloc func(int) []byte, pack index.PackID, kind index.Kind, f *index.Frame, sealed []byte, s *frameScratch) error {
-	s.ad = frameAD(s.ad[:0], kind, f)
-	stored, err := r.keys.open(s.stored[:0], sealed, s.ad)
-	if err != nil {
+	if err := openSealed(r.keys, kind, f, sealed, s); err != nil {
 		return frameDamage(DamageOpen, pack, f, err)
 	}
-	s.stored = stored
+	return r.decodePatch(p, alloc, pack, f, s)
+}
+
+// decodePatch decodes a frame that was opened into s.
+func (r *Repository) decodePatch(p *chunk.Patch, alloc func(int) []byte, pack index.PackID, f *index.Frame, s *frameScratch) error {
 	s.sizes = s.sizes[:0]
 	for _, b := range f.Blobs {
 		s.sizes = append(s.sizes, b.Size)
 	}
-	if err := r.keys.codec.DecodePatchInto(p, alloc, stored, s.sizes); err != nil {
+	if err := r.keys.codec.DecodePatchInto(p, alloc, s.stored, s.sizes); err != nil {
 		return frameDamage(DamageDecode, pack, f, err)
 	}
 	return nil
@@ -83,73 +85,159 @@ func patchBases(f *index.Frame, i int) []index.Key {
 	return bases
 }
 
-// blobText makes dst the text of a blob, from frames that are kept in memory for a while. Where it is a patch it is not
-// verified: whoever puts it together compares it with its key.
-func (r *Repository) blobText(ctx context.Context, x *index.Index, loc index.Location, dst *chunk.Rope, depth int) error {
-	if depth > maxDepth {
-		return &DamageError{Kind: DamageIndex, Object: packName(loc.PackID), Detail: "holds a delta whose chain of bases is too long"}
+// textReader makes the texts of blobs, from frames that are kept in memory for a while. It is for one goroutine, and for one
+// blob after the other.
+type textReader struct {
+	r      *Repository
+	x      *index.Index
+	ropes  chunk.Ropes
+	frame  frameScratch
+	sealed []byte
+	links  []chunk.Link                  // memory for the next chain
+	places []frameKey                    // of links
+	made   map[index.BlobRef]*chunk.Rope // bases of several: many ways may lead to them
+}
+
+// texts returns a reader of texts; done gives it back.
+func (r *Repository) texts(x *index.Index) *textReader {
+	t, ok := r.readers.Get().(*textReader)
+	if !ok {
+		t = &textReader{made: map[index.BlobRef]*chunk.Rope{}}
 	}
-	opened, err := r.frames.get(ctx, frameKey{loc.PackID, loc.Offset}, depth, func() (*openedFrame, error) {
-		f, _ := x.FrameOf(loc.Ordinal)
-		sealed, err := r.stage.sealed(ctx, x, loc, &f)
+	t.r, t.x = r, x
+	return t
+}
+
+// done ends the use of a reader, and of the texts that it made.
+func (t *textReader) done() {
+	for ref, text := range t.made {
+		t.ropes.Free(text)
+		delete(t.made, ref)
+	}
+	t.ropes.Reset()
+	t.r.readers.Put(t)
+}
+
+// blob makes dst the text of a blob. Where it is a patch it is not verified, and what lies between it and a whole blob is
+// not even made: whoever puts it together compares it with its key.
+func (t *textReader) blob(ctx context.Context, loc index.Location, dst *chunk.Rope, depth int) error {
+	links, places := t.links[:0], t.places[:0]
+	t.links, t.places = nil, nil // bases have chains of their own
+	base := t.ropes.New()
+	defer func() {
+		t.ropes.Free(base)
+		clear(links)
+		t.links, t.places = links, places
+	}()
+	for ; ; depth++ {
+		opened, err := t.open(ctx, loc, depth)
 		if err != nil {
-			return nil, err
+			return below(len(links), err)
 		}
-		if f.Encoding == chunk.Patched {
-			p, err := r.openPatch(loc.PackID, loc.Kind, &f, sealed, &frameScratch{})
-			return &openedFrame{patch: p}, err
+		if opened.patch == nil {
+			base.Append(opened.plain[loc.Pos : loc.Pos+loc.Size])
+			break
 		}
-		var base chunk.Rope
-		if err := r.baseText(ctx, x, f.Bases, &base, depth); err != nil {
-			return nil, err
+		links = append(links, chunk.Link{Patch: opened.patch, Blob: int(loc.Ordinal - t.x.FirstOf(loc.Ordinal))})
+		places = append(places, frameKey{loc.PackID, loc.Offset})
+		if len(loc.Bases) != 1 {
+			if err := t.bases(ctx, loc.Bases, base, depth); err != nil {
+				return below(len(links)-1, err)
+			}
+			break
 		}
-		plain, err := r.openVerified(loc.PackID, loc.Kind, &f, sealed, base.Bytes(new([]byte)), &frameScratch{})
-		return &openedFrame{plain: plain}, err
-	})
-	if err != nil {
-		return err
+		if loc, err = baseOf(t.x, loc.Bases[0]); err != nil {
+			return below(len(links)-1, err)
+		}
 	}
-	if opened.patch == nil {
-		dst.Reset()
-		dst.Append(opened.plain[loc.Pos : loc.Pos+loc.Size])
+	if len(links) == 0 {
+		dst.AppendRope(base)
 		return nil
 	}
-	var base chunk.Rope
-	if err := r.baseText(ctx, x, loc.Bases, &base, depth); err != nil {
-		return err
-	}
-	if err := opened.patch.Apply(dst, int(loc.Ordinal-x.FirstOf(loc.Ordinal)), &base); err != nil {
-		return frameDamage(DamageDecode, loc.PackID, &index.Frame{Offset: loc.Offset}, err)
+	if bad, err := t.ropes.Chain(dst, links, base); err != nil {
+		return below(bad, frameDamage(DamageDecode, places[bad].pack, &index.Frame{Offset: places[bad].offset}, err))
 	}
 	return nil
 }
 
-// baseText makes dst the text of bases, end to end.
-func (r *Repository) baseText(ctx context.Context, x *index.Index, keys []index.Key, dst *chunk.Rope, depth int) error {
-	for i, key := range keys {
-		at, ok := x.Lookup(key)
-		if !ok {
-			return &DamageError{Kind: DamageBlobGone, Object: "blob " + key.String(), Detail: "the base of a delta is in no pack of the index"}
+// below says that err is what the n-th base of a chain was met with; 0: the first blob itself.
+func below(n int, err error) error {
+	if n == 0 {
+		return err
+	}
+	return onBase(err)
+}
+
+// bases makes dst the text of bases, end to end.
+func (t *textReader) bases(ctx context.Context, keys []index.Key, dst *chunk.Rope, depth int) error {
+	for _, key := range keys {
+		at, err := baseOf(t.x, key)
+		if err != nil {
+			return err
 		}
-		text := dst
-		if i > 0 {
-			text = &chunk.Rope{}
+		text := t.made[at.Ordinal]
+		if text == nil {
+			text = t.ropes.New()
+			if err := t.blob(ctx, at, text, depth+1); err != nil {
+				t.ropes.Free(text)
+				return onBase(err)
+			}
+			t.made[at.Ordinal] = text
 		}
-		if err := r.blobText(ctx, x, at, text, depth+1); err != nil {
-			return onBase(err)
-		}
-		if i > 0 {
-			dst.AppendRope(text)
-		}
+		dst.AppendRope(text)
 	}
 	return nil
+}
+
+func baseOf(x *index.Index, key index.Key) (index.Location, error) {
+	at, ok := x.Lookup(key)
+	if !ok {
+		return at, &DamageError{Kind: DamageBlobGone, Object: "blob " + key.String(), Detail: "the base of a delta is in no pack of the index"}
+	}
+	return at, nil
+}
+
+// open returns the frame that holds a blob. Two that need it read it once: whoever reads a patch or a whole frame waits
+// for nobody else meanwhile.
+func (t *textReader) open(ctx context.Context, loc index.Location, depth int) (*openedFrame, error) {
+	if depth > maxDepth {
+		return nil, &DamageError{Kind: DamageIndex, Object: packName(loc.PackID), Detail: "holds a delta whose chain of bases is too long"}
+	}
+	wait := depth == 0 || loc.Encoding != chunk.ZstdDelta
+	return t.r.frames.of(&loc).get(ctx, frameKey{loc.PackID, loc.Offset}, wait, func() (*openedFrame, error) { return t.read(ctx, loc, depth) })
+}
+
+func (t *textReader) read(ctx context.Context, loc index.Location, depth int) (*openedFrame, error) {
+	f, _ := t.x.FrameOf(loc.Ordinal)
+	var base []byte
+	if f.Encoding == chunk.ZstdDelta {
+		text := t.ropes.New()
+		defer t.ropes.Free(text)
+		if err := t.bases(ctx, f.Bases, text, depth); err != nil {
+			return nil, err
+		}
+		base = text.Bytes(&base)
+	}
+	if err := t.r.stage.open(ctx, t.x, loc, &f, &t.sealed, &t.frame); err != nil {
+		return nil, err
+	}
+	if f.Encoding == chunk.Patched {
+		p := &chunk.Patch{}
+		return &openedFrame{patch: p}, t.r.decodePatch(p, nil, loc.PackID, &f, &t.frame)
+	}
+	t.frame.plain = nil // the last one stays
+	plain, err := t.r.decodeVerified(loc.PackID, &f, base, &t.frame)
+	return &openedFrame{plain: plain}, err
 }
 
 // nearby appends a blob to dst, and keeps its frame in memory for a while, and those of its bases: what is next to it in
 // the repository is mostly needed next.
 func (r *Repository) nearby(ctx context.Context, x *index.Index, loc index.Location, dst []byte) ([]byte, error) {
-	var text chunk.Rope
-	if err := r.blobText(ctx, x, loc, &text, 0); err != nil {
+	t := r.texts(x)
+	defer t.done()
+	text := t.ropes.New()
+	defer t.ropes.Free(text)
+	if err := t.blob(ctx, loc, text, 0); err != nil {
 		return dst, err
 	}
 	n := len(dst)

@@ -1,0 +1,72 @@
+package chunk
+
+// Link is a blob of a patch, which rests on another one's text.
+type Link struct {
+	Patch *Patch
+	Blob  int
+}
+
+func (l *Link) size() int { return int(l.Patch.blobs[l.Blob].size) }
+
+// Ropes makes ropes of the same texts, and uses their memory again. The zero value is empty. It is for one goroutine.
+type Ropes struct {
+	texts Texts
+	free  []*Rope
+}
+
+// New returns an empty rope, which is to be given back by Free.
+func (s *Ropes) New() *Rope {
+	if n := len(s.free); n > 0 {
+		r := s.free[n-1]
+		s.free = s.free[:n-1]
+		return r
+	}
+	return s.texts.NewRope()
+}
+
+// Free takes a rope of New back.
+func (s *Ropes) Free(r *Rope) {
+	r.Reset()
+	s.free = append(s.free, r)
+}
+
+// Reset lets go of the texts. All ropes must have been given back.
+func (s *Ropes) Reset() { s.texts.Reset() }
+
+// Chain makes dst the text of the first link, which rests on the second one's and so on; the last one rests on base. Of what
+// lies between, no text is made: the links are put together two by two. Where a link does not rest on what is below it,
+// the error is Apply's, and bad says which one it is.
+func (s *Ropes) Chain(dst *Rope, links []Link, base *Rope) (bad int, err error) {
+	c := chain{s, links, base}
+	return c.join(dst, 0, len(links))
+}
+
+type chain struct {
+	*Ropes
+	links []Link
+	base  *Rope
+}
+
+// join makes dst the text of links[from:to], of unknown bytes where that is not all down to the base.
+func (c *chain) join(dst *Rope, from, to int) (bad int, err error) {
+	if to-from == 1 {
+		base := c.base
+		if to < len(c.links) {
+			base = c.New()
+			defer c.Free(base)
+			base.SetUnknown(c.links[to].size())
+		}
+		return from, c.links[from].Patch.Apply(dst, c.links[from].Blob, base)
+	}
+	half := (from + to) / 2
+	upper, lower := c.New(), c.New()
+	defer c.Free(upper)
+	defer c.Free(lower)
+	if bad, err = c.join(upper, from, half); err != nil {
+		return bad, err
+	}
+	if bad, err = c.join(lower, half, to); err != nil {
+		return bad, err
+	}
+	return half - 1, upper.On(dst, lower)
+}

@@ -180,6 +180,22 @@ func TestParseDuration(t *testing.T) {
 	}
 }
 
+func TestParseSince(t *testing.T) {
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.FixedZone("x", 3600))
+	for text, want := range map[string]time.Time{
+		"2026-11-20": time.Date(2026, 11, 20, 0, 0, 0, 0, now.Location()), "Today": time.Date(2026, 11, 23, 0, 0, 0, 0, now.Location()),
+		" yesterday ": time.Date(2026, 11, 22, 0, 0, 0, 0, now.Location()), "2h ago": now.Add(-2 * time.Hour),
+		"2026-11-20 03:00": time.Date(2026, 11, 20, 3, 0, 0, 0, now.Location()),
+	} {
+		if got, err := ParseSince(text, now); err != nil || !got.Equal(want) {
+			t.Errorf("ParseSince(%q) = %v, %v; want %v", text, got, err, want)
+		}
+	}
+	if _, err := ParseSince("never", now); err == nil {
+		t.Error("never was taken")
+	}
+}
+
 func TestParseTime(t *testing.T) {
 	berlin := time.FixedZone("CET", 3600)
 	now := time.Date(2026, 11, 21, 12, 0, 0, 0, berlin)

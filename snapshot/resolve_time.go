@@ -186,6 +186,14 @@ func ParseTime(text string, now time.Time) (time.Time, error) {
 	return time.Time{}, &TimeError{text, fmt.Sprintf("%q is no time of day", clock)}
 }
 
+// ParseSince is ParseTime of what is to begin at that time: a day alone means its beginning.
+func ParseSince(text string, now time.Time) (time.Time, error) {
+	if start, ok := startOfDay(strings.ToLower(strings.TrimSpace(text)), now); ok {
+		return start, nil
+	}
+	return ParseTime(text, now)
+}
+
 // parseZoned reads a time with a zone behind it, as times are shown: UTC, a number of hours, or the name of what local time
 // is at that time. Other names mean different zones to different people.
 func parseZoned(s string, local *time.Location) (time.Time, bool) {

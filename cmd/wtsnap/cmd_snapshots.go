@@ -88,10 +88,17 @@ Examples:
 
   wtsnap snapshots
   wtsnap snapshots --instance web --tag release
+  wtsnap snapshots --newest 1 --group-by host,labels
+  wtsnap snapshots --label mongo --since 2026-11-01
   wtsnap snapshots --forgotten              those that wtsnap undelete can bring back`,
 		Flags: []cli.Flag{
 			atFlag(),
+			&cli.GenericFlag{Name: "since", Value: newValue(parseSince), Usage: "only snapshots at or after `TIME`: \"2026-11-20 03:00\", 2026-11-20 (its beginning), \"2h ago\""},
 			&cli.StringSliceFlag{Name: "tag", Usage: "only those with `TAG`; several times: with one of them"},
+			&cli.StringSliceFlag{Name: "label", Usage: "only those that have the source called `LABEL`; several times: one of them"},
+			&cli.StringSliceFlag{Name: "host", Usage: "only those of the host's `NAME`; several times: of one of them"},
+			&cli.GenericFlag{Name: "newest", Value: newValue(parsePositive), Usage: "only the newest `N`, of each group or else of each instance"},
+			&cli.GenericFlag{Name: "group-by", Value: newValue(snapshot.ParseGroupKeys), Usage: "list them in groups of the same `KEYS`: instance, host, labels, tags, day, month, year, or several with commas"},
 			&cli.BoolFlag{Name: "forgotten", Usage: "list the forgotten ones that can still be brought back"},
 		},
 		Action: a.action(func(c *cli.Context) error {
@@ -117,19 +124,116 @@ Examples:
 			}
 			a.learn(snaps...)
 			snapshot.SortSnapshots(snaps)
+			if err := noSuchID(snaps, a.line.args); err != nil {
+				return err
+			}
 			at, _ := get[time.Time](c, "at")
 			all := slices.Clone(snaps)
 			snaps = chooseSnapshots(snaps, a.g.instance, at, c.StringSlice("tag"), a.line.args)
-			docs := make([]snapshotDoc, 0, len(snaps))
-			for _, s := range snaps {
-				d := newSnapshotDoc(s)
-				d.Sources = addRecoverable(d.Sources, s, all)
-				docs = append(docs, d)
-			}
-			a.result(map[string][]snapshotDoc{"snapshots": docs}, func(w io.Writer) { printSnapshots(w, snaps, all) })
+			snaps = narrow(c, snaps)
+			a.listSnapshots(c, snaps, all)
 			return errors.Join(err, a.noteDamage("listing the snapshots"))
 		}),
 	}
+}
+
+// noSuchID is the error of ids that are typed and begin none.
+func noSuchID(snaps []*snapshot.Snapshot, ids []string) error {
+	for _, id := range ids {
+		if !slices.ContainsFunc(snaps, func(s *snapshot.Snapshot) bool { return strings.HasPrefix(s.Ref.ID.String(), strings.ToLower(id)) }) {
+			return &statusError{exitFailed, fmt.Sprintf("listing the snapshots: no id begins with %s", shown(id)), "wtsnap snapshots, which lists all", nil}
+		}
+	}
+	return nil
+}
+
+// narrow leaves the snapshots that --since, --label and --host mean.
+func narrow(c *cli.Context, snaps []*snapshot.Snapshot) []*snapshot.Snapshot {
+	since, _ := get[time.Time](c, "since")
+	hosts, labels := c.StringSlice("host"), c.StringSlice("label")
+	return slices.DeleteFunc(snaps, func(s *snapshot.Snapshot) bool {
+		return !since.IsZero() && s.Time.Before(since) ||
+			len(hosts) > 0 && !slices.Contains(hosts, s.Host) ||
+			len(labels) > 0 && !slices.ContainsFunc(s.Sources, func(src snapshot.Source) bool { return slices.Contains(labels, src.Label) })
+	})
+}
+
+type groupDoc struct {
+	By        map[snapshot.GroupKey]string `json:"by"`
+	Snapshots []string                     `json:"snapshots"`
+}
+
+type snapshotsDoc struct {
+	Snapshots []snapshotDoc `json:"snapshots"`
+	Groups    *[]groupDoc   `json:"groups,omitempty"`
+}
+
+// listSnapshots prints snaps, which are some of all, in the groups that the flags say, and of each only so many.
+func (a *app) listSnapshots(c *cli.Context, snaps, all []*snapshot.Snapshot) {
+	keys, grouped := get[[]snapshot.GroupKey](c, "group-by")
+	newest, few := get[int](c, "newest")
+	groups := []snapshot.Group{{Snapshots: snaps}}
+	if grouped {
+		groups = snapshot.GroupBy(snaps, keys)
+	} else if few {
+		groups = snapshot.GroupBy(snaps, []snapshot.GroupKey{snapshot.ByInstance})
+	}
+	shownOnes := map[*snapshot.Snapshot]bool{}
+	for i, g := range groups {
+		if few {
+			groups[i].Snapshots = g.Snapshots[max(0, len(g.Snapshots)-newest):]
+		}
+		for _, s := range groups[i].Snapshots {
+			shownOnes[s] = true
+		}
+	}
+	snaps = slices.DeleteFunc(slices.Clone(snaps), func(s *snapshot.Snapshot) bool { return !shownOnes[s] })
+	doc := snapshotsDoc{Snapshots: make([]snapshotDoc, 0, len(snaps))}
+	for _, s := range snaps {
+		d := newSnapshotDoc(s)
+		d.Sources = addRecoverable(d.Sources, s, all)
+		doc.Snapshots = append(doc.Snapshots, d)
+	}
+	if !grouped {
+		a.result(doc, func(w io.Writer) { printSnapshots(w, snaps, all) })
+		return
+	}
+	doc.Groups = &[]groupDoc{}
+	for _, g := range groups {
+		d := groupDoc{map[snapshot.GroupKey]string{}, []string{}}
+		for i, k := range keys {
+			d.By[k] = g.Values[i]
+		}
+		for _, s := range g.Snapshots {
+			d.Snapshots = append(d.Snapshots, s.Ref.ID.String())
+		}
+		*doc.Groups = append(*doc.Groups, d)
+	}
+	a.result(doc, func(w io.Writer) { printGroups(w, keys, groups, all) })
+}
+
+// printGroups prints a table for each group, below what its snapshots have in common.
+func printGroups(w io.Writer, keys []snapshot.GroupKey, groups []snapshot.Group, all []*snapshot.Snapshot) {
+	n := 0
+	for _, g := range groups {
+		var common []string
+		for i, k := range keys {
+			value := "(none)"
+			if g.Values[i] != "" {
+				value = shown(g.Values[i])
+			}
+			common = append(common, string(k)+" "+value)
+		}
+		fmt.Fprintf(w, "%s: %s\n", strings.Join(common, "; "), plural(len(g.Snapshots), "snapshot", "snapshots"))
+		snapshotTable(g.Snapshots, all).write(w)
+		fmt.Fprintln(w)
+		n += len(g.Snapshots)
+	}
+	if n == 0 {
+		fmt.Fprintln(w, "no snapshots")
+		return
+	}
+	fmt.Fprintf(w, "%s in %s\n", plural(n, "snapshot", "snapshots"), plural(len(groups), "group", "groups"))
 }
 
 func chooseSnapshots(snaps []*snapshot.Snapshot, instance string, at time.Time, tags, ids []string) []*snapshot.Snapshot {

@@ -118,6 +118,8 @@ func parseWhen(s string) (time.Time, error) {
 	return snapshot.ParseTime(s, time.Now())
 }
 
+func parseSince(s string) (time.Time, error) { return snapshot.ParseSince(s, time.Now()) }
+
 // parseOpTime reads seconds since 1970 and a counter.
 func parseOpTime(s string) (t snapshot.Timestamp, ok bool) {
 	seconds, counter, ok := strings.Cut(strings.TrimSpace(s), ".")

@@ -156,8 +156,14 @@ func (s *Session) useStored(key index.Key) bool {
 	if len(loc.Bases) > 0 {
 		return s.useDelta(key, map[index.Key]bool{})
 	}
+	return s.rely(loc)
+}
+
+// rely relies on a copy. It reports false where its pack was condemned meanwhile: a rescue, which condemns first, may have
+// looked just before at what is relied upon.
+func (s *Session) rely(loc index.Location) bool {
 	s.used.add(loc.Ordinal)
-	return true
+	return !s.index.Pack(loc.Pack).Condemned
 }
 
 // useDelta relies on a copy of the blob and on copies of its bases. A delta of which a base is about to be lost counts as
@@ -178,8 +184,7 @@ func (s *Session) useDelta(key index.Key, absent map[index.Key]bool) bool {
 		for _, base := range loc.Bases {
 			whole = whole && s.useDelta(base, absent)
 		}
-		if whole {
-			s.used.add(loc.Ordinal)
+		if whole && s.rely(loc) {
 			s.sound.add(loc.Ordinal, age)
 			delete(absent, key)
 			return true

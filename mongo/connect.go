@@ -337,7 +337,8 @@ func connectError(shown string, c *options.ClientOptions, db string, err error) 
 		if len(reasons) == 0 {
 			reasons = append(reasons, "of those that answer none is a member that was asked for")
 		}
-		return fmt.Errorf("connecting to %s: no server: %s", shown, strings.Join(reasons, "; "))
+		return &HintError{fmt.Errorf("connecting to %s: no server: %s", shown, strings.Join(reasons, "; ")),
+			"look whether MongoDB runs there, and can be reached from here; through a tunnel or a published port: add directConnection=true"}
 	}
 	return fmt.Errorf("connecting to %s: %w", shown, err)
 }

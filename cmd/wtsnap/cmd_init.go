@@ -295,10 +295,10 @@ func printInit(w io.Writer, d initDoc, next string) {
 	switch {
 	case d.Existed:
 	case d.KeyFile != "":
-		fmt.Fprintf(w, "Its key is in %s. Keep a copy away from this machine (a password manager, paper):\n"+
-			"without it nobody can read the backup, and nobody can make another one for it.\n\n", shown(d.KeyFile))
+		fmt.Fprintf(w, "Its key is in %s.\nKeep a copy away from this machine (a password manager, paper): without it\n"+
+			"nobody can read the backup, and nobody can make another one for it.\n\n", shown(d.KeyFile))
 	default:
-		fmt.Fprint(w, "Keep a copy of its password away from this machine: without it nobody can read the backup.\n\n")
+		fmt.Fprint(w, "Keep a copy of its password away from this machine: without it nobody can\nread the backup.\n\n")
 	}
 	fmt.Fprintf(w, "Next: %s\n", next)
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/whole-tale/wtsnap/cmd/wtsnap/spelling"
 	"github.com/whole-tale/wtsnap/mongo/ownership"
 	"github.com/whole-tale/wtsnap/mongo/query"
 	"github.com/whole-tale/wtsnap/mongo/transform"
@@ -230,6 +231,11 @@ func hint(err error) string {
 	case is[*snapshot.SpecError](err):
 		if e, _ := errors.AsType[*snapshot.SpecError](err); strings.Contains(e.Text, "/") && !strings.Contains(e.Text, ":") {
 			return "latest:" + e.Text
+		} else if name, path, ok := strings.Cut(e.Text, ":"); spelling.Nearest(name, []string{"latest"}) != "" {
+			if ok {
+				path = ":" + path
+			}
+			return "latest" + path
 		}
 	case errors.Is(err, repo.ErrNoRepository):
 		return "check -r, or make one there: wtsnap init"

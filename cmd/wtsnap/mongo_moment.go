@@ -40,7 +40,11 @@ func (a *app) momentOf(c *cli.Context, r *repo.Repository, s *snapshot.Snapshot,
 		if near := e.Nearest(); near != "" {
 			tip = near + "; or " + tip
 		}
-		return nil, &statusError{exitFailed, "restoring: " + e.Error(), tip, nil}
+		verb := "restoring: "
+		if a.line.command.Name == "verify" {
+			verb = "comparing: "
+		}
+		return nil, &statusError{exitFailed, verb + e.Error(), tip, nil}
 	}
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"runtime/debug"
@@ -154,11 +155,24 @@ func (a *app) openAt(b *backend, spec string, password []byte, ask asker) (*repo
 	r, err := repo.Open(a.ctx, b.Storage, repo.OpenOptions{Password: password, Ask: ask, Cached: b.cached, Frames: b.frames, Near: b.remote == nil,
 		OnDamage: a.damaged})
 	if err != nil {
-		return nil, fmt.Errorf("opening the repository %s: %w", shownRepo(spec), err)
+		err = fmt.Errorf("opening the repository %s: %w", shownRepo(spec), err)
+		if errors.Is(err, repo.ErrNoRepository) && a.isRemote(spec) {
+			return nil, &statusError{exitNoRepository, err.Error(), "-r " + spec + ":PATH, if the remote " + spec + " of rclone is meant; without a colon it is a folder", err}
+		}
+		return nil, err
 	}
 	a.watch(r, spec)
 	debug.FreeOSMemory() // a password's key derivation took 64 MiB, which nothing needs any more
 	return r, nil
+}
+
+// isRemote reports whether rclone has a remote of a folder's name.
+func (a *app) isRemote(spec string) bool {
+	if !isFolder(spec) || strings.Contains(spec, "/") {
+		return false
+	}
+	remotes, _ := rclone.Remotes(rclone.Options{ConfigPath: a.g.rcloneConfig})
+	return slices.ContainsFunc(remotes, func(r rclone.Remote) bool { return r.Name == spec })
 }
 
 // damaged warns of damage that stops nothing, once.

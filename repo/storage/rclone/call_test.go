@@ -135,6 +135,8 @@ func TestKinds(t *testing.T) {
 		{token(errors.New("dial tcp: lookup api.box.com: no such host")), nil},
 		{errors.New(`empty token found - please run "rclone config reconnect box:"`), storage.ErrAuth},
 		{errors.New("ssh: handshake failed: ssh: unable to authenticate, attempted methods [none password]"), storage.ErrAuth},
+		{errors.New("couldn't connect to ssh-agent: SSH agent requested but SSH_AUTH_SOCK not-specified"), storage.ErrAuth},
+		{errors.New("ssh: handshake failed: knownhosts: key mismatch"), storage.ErrConfig},
 		{&statusError{403, "api error SignatureDoesNotMatch"}, storage.ErrAuth},
 		{&statusError{403, "api error AccessDenied"}, storage.ErrDenied},
 		{&statusError{403, `Error "storage_limit_exceeded" (403)`}, storage.ErrQuota},

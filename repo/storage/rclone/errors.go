@@ -123,7 +123,7 @@ func kindOf(op string, err error) error {
 	if errors.Is(err, fs.ErrorPermissionDenied) || errors.Is(err, syscall.EACCES) || errors.Is(err, syscall.EPERM) || has("permission denied") {
 		return storage.ErrDenied
 	}
-	if errors.Is(err, fs.ErrorNotFoundInConfigFile) {
+	if errors.Is(err, fs.ErrorNotFoundInConfigFile) || has("knownhosts: key") { // of a host key that is unknown, or another one
 		return storage.ErrConfig
 	}
 	return nil
@@ -139,7 +139,7 @@ func isAuth(err error, text string) bool {
 	}
 	for _, words := range []string{
 		"rclone config reconnect", "couldn't fetch token: invalid_", "couldn't fetch token: unauthorized_", "invalid_grant",
-		"ssh: unable to authenticate", "530 login incorrect", "invalidaccesskeyid", "signaturedoesnotmatch", "expiredtoken",
+		"ssh: unable to authenticate", "couldn't connect to ssh-agent", "failed to parse private key", "failed to read private key", "530 login incorrect", "invalidaccesskeyid", "signaturedoesnotmatch", "expiredtoken",
 		"logon failure", "invalidaccesstoken", "expired_access_token", "invalid_access_token",
 	} {
 		if strings.Contains(text, words) {

@@ -20,6 +20,7 @@ import (
 // A lease says that a writer or a prune is at work, and which condemned lists it has seen. A condemned
 // list says which packs are about to be removed. Together they are all the coordination there is; the
 // protocol and why it loses nothing are in docs/format.md, "Garbage collection".
+
 // ProbesDir is where objects lie that only try the storage out. Nothing in a repository refers to one, and whoever finds
 // one that is a day old may remove it.
 const ProbesDir = "probes/"

@@ -158,3 +158,39 @@ func TestDeltasInACircle(t *testing.T) {
 		}
 	}
 }
+
+// A snapshot that was healed and then forgotten can be brought back: what is among the forgotten ones by then is not what the
+// repair had put aside.
+func TestForgottenWhileItIsHealed(t *testing.T) {
+	tr := newRepo(t)
+	ref := tr.backup(content{words("a")})
+	r := tr.open(tr.mem)
+	manifest, err := r.Manifest(t.Context(), ref)
+	must0(t, err)
+	damageObject(t, tr.mem, ref.Name(), "flip")
+	must0(t, r.PutAside(t.Context(), ref))
+	if err := r.DropAside(t.Context(), ref); err == nil {
+		t.Error("what was put aside is dropped although the manifest is not there again")
+	}
+	must0(t, r.writeObject(t.Context(), ref.Name(), manifest))
+	forget(t, tr.open(tr.mem), ref)
+	must0(t, r.DropAside(t.Context(), ref))
+	must0(t, r.Undelete(t.Context(), []SnapshotRef{ref}))
+	mustHold(t, tr.open(tr.mem), ref, content{words("a")})
+	must0(t, r.DropAside(t.Context(), ref)) // nothing is there
+}
+
+// A forget that was killed leaves two copies of a manifest. If the first one is damaged then, the other one is not replaced by it.
+func TestPutAsideBesideAGoodCopy(t *testing.T) {
+	tr := newRepo(t)
+	ref := tr.backup(content{words("a")})
+	data, err := tr.mem.Get(t.Context(), ref.Name(), 0, -1, nil)
+	must0(t, err)
+	_, err = tr.mem.Put(t.Context(), ref.forgottenName(), data)
+	must0(t, err)
+	damageObject(t, tr.mem, ref.Name(), "flip")
+	r := tr.open(tr.mem)
+	must0(t, r.PutAside(t.Context(), ref))
+	must0(t, r.Undelete(t.Context(), []SnapshotRef{ref}))
+	mustHold(t, tr.open(tr.mem), ref, content{words("a")})
+}

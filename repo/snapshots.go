@@ -158,7 +158,8 @@ func (r *Repository) snapshotRef(p *Payload) (SnapshotRef, error) {
 	return SnapshotRef{ID: id, Instance: r.keys.instanceName(p.Instance), Time: p.Time.UTC().Truncate(time.Second)}, nil
 }
 
-// PutAside moves a manifest that cannot be read to the forgotten ones, as it is: there it hinders nobody.
+// PutAside moves a manifest that cannot be read to the forgotten ones, as it is: there it hinders nobody. Where a good copy is
+// among these, as after a forget that was killed, that one stays.
 func (r *Repository) PutAside(ctx context.Context, ref SnapshotRef) error {
 	data, err := r.st.Get(ctx, ref.Name(), 0, -1, nil)
 	if err != nil {
@@ -167,8 +168,14 @@ func (r *Repository) PutAside(ctx context.Context, ref SnapshotRef) error {
 	if _, err := r.keys.openObject(ref.Name(), data); err == nil {
 		return fmt.Errorf("%s can be read", ref.Name())
 	}
-	if _, err := r.cached.Put(ctx, ref.forgottenName(), data); err != nil {
-		return fmt.Errorf("storing %s: %w", ref.forgottenName(), err)
+	switch _, err := r.readObject(ctx, ref.forgottenName()); {
+	case err == nil:
+	case !isDamaged(err) && !errors.Is(err, storage.ErrNotExist):
+		return err
+	default:
+		if _, err := r.cached.Put(ctx, ref.forgottenName(), data); err != nil {
+			return fmt.Errorf("storing %s: %w", ref.forgottenName(), err)
+		}
 	}
 	if err := r.cached.Delete(ctx, ref.Name()); err != nil {
 		return fmt.Errorf("removing %s: %w", ref.Name(), err)
@@ -196,8 +203,16 @@ func (r *Repository) Aside(ctx context.Context) (aside []SnapshotRef, err error)
 	return aside, nil
 }
 
-// DropAside removes what PutAside has put aside, once the manifest is there again.
+// DropAside removes what PutAside has put aside, once the manifest is there again. Where somebody has forgotten the snapshot
+// meanwhile, the manifest among the forgotten ones is that one.
 func (r *Repository) DropAside(ctx context.Context, ref SnapshotRef) error {
+	_, err := r.readObject(ctx, ref.forgottenName())
+	if err == nil || errors.Is(err, storage.ErrNotExist) {
+		return nil
+	}
+	if !isDamaged(err) {
+		return err
+	}
 	if _, err := r.Manifest(ctx, ref); err != nil {
 		return err
 	}

@@ -6,8 +6,6 @@ type Link struct {
 	Blob  int
 }
 
-func (l *Link) size() int { return int(l.Patch.blobs[l.Blob].size) }
-
 // Ropes makes ropes of the same texts, and uses their memory again. The zero value is empty. It is for one goroutine.
 type Ropes struct {
 	texts Texts
@@ -50,13 +48,12 @@ type chain struct {
 // join makes dst the text of links[from:to], of unknown bytes where that is not all down to the base.
 func (c *chain) join(dst *Rope, from, to int) (bad int, err error) {
 	if to-from == 1 {
-		base := c.base
+		l := c.links[from]
 		if to < len(c.links) {
-			base = c.New()
-			defer c.Free(base)
-			base.SetUnknown(c.links[to].size())
+			l.Patch.Open(dst, l.Blob)
+			return from, nil
 		}
-		return from, c.links[from].Patch.Apply(dst, c.links[from].Blob, base)
+		return from, l.Patch.Apply(dst, l.Blob, c.base)
 	}
 	half := (from + to) / 2
 	upper, lower := c.New(), c.New()

@@ -82,7 +82,7 @@ func (w *PatchWriter) Join(o *PatchWriter) {
 // Verify reports whether the blob that was added last is src, given base again.
 func (w *PatchWriter) Verify(src, base []byte) bool {
 	size := w.sizes[len(w.sizes)-1:]
-	w.check = Patch{ops: w.ops[w.lastOps:], literals: w.literals[w.lastLiterals:], blobs: w.check.blobs[:0], steps: w.check.steps[:0]}
+	w.check = Patch{ops: w.ops[w.lastOps:], literals: w.literals[w.lastLiterals:], blobs: w.check.blobs[:0], pieces: w.check.pieces[:0]}
 	var b Rope
 	b.Append(base)
 	if _, err := w.check.parse(size); err != nil || w.check.Apply(&w.checked, 0, &b) != nil || w.checked.Len() != len(src) {
@@ -120,22 +120,19 @@ type Patch struct {
 	ops      []byte
 	literals []byte
 	blobs    []patchBlob
-	steps    []patchStep // of all blobs
+	pieces   []piece // of all blobs: of the literals, and of unknown bases
 }
 
-// patchBlob is where a blob's instructions and literals begin.
-type patchBlob struct{ ops, literals, size, step uint32 }
-
-// patchStep is an instruction: so many literals, and n bytes of the base from a place on; n is 0 at a blob's end.
-type patchStep struct{ literals, from, n uint32 }
+// patchBlob is where a blob's instructions, literals and pieces begin.
+type patchBlob struct{ ops, literals, size, piece uint32 }
 
 // Memory returns the bytes that the patch takes in memory, about.
 func (p *Patch) Memory() int {
-	return len(p.ops) + len(p.literals) + 16*len(p.blobs) + 12*len(p.steps)
+	return len(p.ops) + len(p.literals) + 16*len(p.blobs) + 12*len(p.pieces)
 }
 
 // DecodePatch is the inverse of EncodePatch, given the sizes of the blobs. Whatever src says, it allocates little more than
-// twice their sum, and 12 bytes for each instruction.
+// twice their sum, and 24 bytes for each instruction.
 func (c *Codec) DecodePatch(src []byte, sizes []uint32) (*Patch, error) {
 	p := &Patch{}
 	if err := c.DecodePatchInto(p, nil, src, sizes); err != nil {
@@ -174,7 +171,7 @@ func (c *Codec) DecodePatchInto(p *Patch, alloc func(n int) []byte, src []byte, 
 		return bad("stored length of instructions", nil)
 	}
 	src = src[n:]
-	p.blobs, p.steps = slices.Grow(p.blobs[:0], len(sizes)), p.steps[:0]
+	p.blobs, p.pieces = slices.Grow(p.blobs[:0], len(sizes)), p.pieces[:0]
 	var err error
 	if p.ops, err = c.Decode(alloc(int(size)+DecodeSlack), src[:stored], enc, nil, int(size)); err != nil {
 		return bad("instructions", err)
@@ -196,19 +193,15 @@ func (c *Codec) DecodePatchInto(p *Patch, alloc func(n int) []byte, src []byte, 
 // parse reads the instructions of each blob, and checks all that can be checked without literals and bases. It returns how
 // many literals the instructions take.
 func (p *Patch) parse(sizes []uint32) (literals int, err error) {
-	p.steps = slices.Grow(p.steps, len(p.ops)/4) // mostly all there will be
+	p.pieces = slices.Grow(p.pieces, len(p.ops)/2) // mostly all there will be
 	at := 0
 	for _, size := range sizes {
-		p.blobs = append(p.blobs, patchBlob{uint32(at), uint32(literals), size, uint32(len(p.steps))})
-		it := patchReader{ops: p.ops[at:], left: int(size)}
-		for it.next() {
-			literals += it.literals
-			p.steps = append(p.steps, patchStep{uint32(it.literals), uint32(it.from), uint32(it.n)})
+		p.blobs = append(p.blobs, patchBlob{uint32(at), uint32(literals), size, uint32(len(p.pieces))})
+		r := patchReader{ops: p.ops[at:], literals: uint32(literals), out: p.pieces}
+		if !r.read(size) {
+			return 0, fmt.Errorf("decode patch: instruction %d of blob %d: %w", r.count, len(p.blobs), ErrCorrupt)
 		}
-		if it.bad {
-			return 0, fmt.Errorf("decode patch: instruction %d of blob %d: %w", it.count, len(p.blobs), ErrCorrupt)
-		}
-		at += it.pos
+		at, literals, p.pieces = at+r.pos, int(r.literals), r.out
 	}
 	if at != len(p.ops) {
 		return 0, fmt.Errorf("decode patch: %d bytes of instructions left over: %w", len(p.ops)-at, ErrCorrupt)
@@ -216,68 +209,65 @@ func (p *Patch) parse(sizes []uint32) (literals int, err error) {
 	return literals, nil
 }
 
-// stepsOf returns the instructions of a blob.
-func (p *Patch) stepsOf(i int) []patchStep {
-	if i+1 < len(p.blobs) {
-		return p.steps[p.blobs[i].step:p.blobs[i+1].step]
-	}
-	return p.steps[p.blobs[i].step:]
-}
-
 // patchReader reads a blob's instructions. Each is a number of literals, and then, unless the blob ends there, the length of a
 // copy and how far from where the last copy would have gone on, behind the literals, it begins.
 type patchReader struct {
-	ops   []byte
-	pos   int // in ops
-	left  int // bytes of the blob
-	count int
-	bad   bool
-
-	literals, from, n int // the current one
+	ops      []byte
+	pos      int    // in ops
+	literals uint32 // where the next ones begin
+	out      []piece
+	count    int // of instructions
 }
 
-func (s *patchReader) next() bool {
-	if s.left == 0 || s.bad {
-		return false
-	}
-	s.count++
-	literals, ok := s.uvarint(s.left)
-	expect := s.from + s.n + literals
-	s.literals, s.n = literals, 0
-	s.left -= literals
-	if !ok || s.left == 0 {
-		s.bad = !ok
-		return ok
-	}
-	var d int
-	s.n, ok = s.uvarint(s.left)
-	if ok && s.n > 0 {
-		var z int
-		z, ok = s.uvarint(maxShift)
-		d = z>>1 ^ -(z & 1)
-	}
-	s.from = expect + d
-	s.left -= s.n
-	if !ok || s.n == 0 || s.from < 0 || s.from+s.n > maxText || s.count > 1 && literals == 0 && d == 0 { // the last: two for what is one
-		s.bad = true
-		return false
+// read appends the pieces of a blob of size bytes. It reports false where the instructions do not make one.
+func (r *patchReader) read(size uint32) bool {
+	expect := 0
+	for end := uint32(0); end < size; {
+		r.count++
+		literals, ok := r.uvarint(size - end)
+		if !ok {
+			return false
+		}
+		if literals > 0 {
+			end += literals
+			r.out = append(r.out, piece{own, r.literals, end})
+			r.literals += literals
+		}
+		if end == size {
+			break
+		}
+		n, ok := r.uvarint(size - end)
+		if !ok || n == 0 {
+			return false
+		}
+		d, ok := r.uvarint(maxShift)
+		if !ok || r.count > 1 && literals == 0 && d == 0 { // the last: two for what is one
+			return false
+		}
+		from := expect + int(literals) + (int(d>>1) ^ -int(d&1))
+		if from < 0 || from+int(n) > maxText {
+			return false
+		}
+		end += n
+		r.out = append(r.out, piece{unknown, uint32(from), end})
+		expect = from + int(n)
 	}
 	return true
 }
 
 // uvarint reads a uvarint of up to limit. Most have one byte, nearly all of the others two or three.
-func (s *patchReader) uvarint(limit int) (v int, ok bool) {
-	switch p := s.ops[s.pos:]; {
+func (r *patchReader) uvarint(limit uint32) (v uint32, ok bool) {
+	switch p := r.ops[r.pos:]; {
 	case len(p) > 0 && p[0] < 0x80:
-		v, s.pos = int(p[0]), s.pos+1
+		v, r.pos = uint32(p[0]), r.pos+1
 	case len(p) > 1 && p[1] < 0x80 && p[1] > 0:
-		v, s.pos = int(p[0]&0x7f)|int(p[1])<<7, s.pos+2
+		v, r.pos = uint32(p[0]&0x7f)|uint32(p[1])<<7, r.pos+2
 	case len(p) > 2 && p[1] >= 0x80 && p[2] < 0x80 && p[2] > 0:
-		v, s.pos = int(p[0]&0x7f)|int(p[1]&0x7f)<<7|int(p[2])<<14, s.pos+3
+		v, r.pos = uint32(p[0]&0x7f)|uint32(p[1]&0x7f)<<7|uint32(p[2])<<14, r.pos+3
 	default:
 		long, n := shortUvarint(p)
-		s.pos += n
-		return int(min(long, uint64(limit))), n > 0 && long <= uint64(limit)
+		r.pos += n
+		return uint32(min(long, uint64(limit))), n > 0 && long <= uint64(limit)
 	}
 	return v, v <= limit
 }
@@ -297,6 +287,22 @@ const maxShift = 1<<31 - 1
 // maxText bounds the places in a base text: its bytes are those of index.MaxBases frames at most.
 const maxText = 1<<32 - 1
 
+// Open makes dst the text of the patch's blob i, on a base that is not known yet. It is made of the patch, which must stay as
+// it is for as long as dst, or a rope that is made of it, is used.
+func (p *Patch) Open(dst *Rope, i int) {
+	if dst.texts == nil {
+		dst.texts = &Texts{}
+	}
+	end := len(p.pieces)
+	if i+1 < len(p.blobs) {
+		end = int(p.blobs[i+1].piece)
+	}
+	dst.lend(p.pieces[p.blobs[i].piece:end:end], int(p.blobs[i].size))
+	if len(p.literals) > 0 {
+		dst.own = dst.texts.add(p.literals)
+	}
+}
+
 // Apply makes dst the text of the patch's blob i, of pieces of its base and of the patch. Both must stay as they are for as
 // long as dst is used, which becomes a rope of the base's texts. An error, in whose chain is ErrCorrupt, says that the blob
 // does not rest on that base.
@@ -304,30 +310,9 @@ func (p *Patch) Apply(dst *Rope, i int, base *Rope) error {
 	if base.texts == nil {
 		base.texts = &Texts{}
 	}
-	dst.Reset()
-	dst.texts, dst.open = base.texts, base.open
-	text, at := uint32(0), p.blobs[i].literals
-	if len(p.literals) > 0 {
-		text = dst.texts.add(p.literals)
-	}
-	out, end, from := dst.pieces, uint32(0), 0
-	for _, s := range p.stepsOf(i) {
-		if s.literals > 0 {
-			end += s.literals
-			out = append(out, piece{text, at, end})
-			at += s.literals
-		}
-		if s.n > 0 {
-			if int(s.from)+int(s.n) > base.size {
-				return fmt.Errorf("patch: copy of %d bytes at %d of a base of %d: %w", s.n, s.from, base.size, ErrCorrupt)
-			}
-			out, from = appendRange(out, end, base.pieces, from, s.from, s.from+s.n)
-			end += s.n
-		}
-	}
-	dst.pieces, dst.size = out, int(end)
-	dst.settle()
-	return nil
+	open := Rope{texts: base.texts}
+	p.Open(&open, i)
+	return open.On(dst, base)
 }
 
 // Subset appends to w the blobs of the patch whose places are in keep, ascending.

@@ -313,9 +313,8 @@ func TestPatchesOutOfOrder(t *testing.T) {
 		base.Append(rest[:n])
 		rest = rest[n:]
 	}
-	unknown := texts.NewRope()
-	unknown.SetUnknown(len(text))
-	later := unknown // the same with the base put in last
+	origin := base
+	var later *chunk.Rope // the same with the base put in last
 	c := chunk.NewCodec(chunk.LevelDefault)
 	for night := range 5 {
 		var next []byte
@@ -332,14 +331,16 @@ func TestPatchesOutOfOrder(t *testing.T) {
 			t.Fatal(err)
 		}
 		up, upLater := texts.NewRope(), texts.NewRope()
-		if err := errors.Join(p.Apply(up, 0, base), p.Apply(upLater, 0, later)); err != nil {
+		if later == nil {
+			p.Open(upLater, 0)
+		} else if err := p.Apply(upLater, 0, later); err != nil {
 			t.Fatal(err)
 		}
-		if night == 0 {
-			unknown = base
+		if err := p.Apply(up, 0, base); err != nil {
+			t.Fatal(err)
 		}
 		got := texts.NewRope()
-		if err := upLater.On(got, unknown); err != nil {
+		if err := upLater.On(got, origin); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(up.AppendTo(nil), next) || !bytes.Equal(got.AppendTo(nil), next) {
@@ -418,7 +419,6 @@ func TestPatchesOnUnknown(t *testing.T) {
 	old, _ := documents(3, 100_000, 10)
 	codec := chunk.NewCodec(chunk.LevelDefault)
 	var patches []*chunk.Patch
-	sizes := []int{len(old)}
 	text := old
 	for i := range 6 {
 		next := slices.Clone(text)
@@ -432,22 +432,16 @@ func TestPatchesOnUnknown(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		patches, sizes, text = append(patches, p), append(sizes, len(next)), next
+		patches, text = append(patches, p), next
 	}
 	var texts chunk.Texts
 	var compose func(from, to int) *chunk.Rope
 	compose = func(from, to int) *chunk.Rope {
 		r := texts.NewRope()
 		mid := (from + to) / 2
-		var err error
 		if mid == from {
-			base := texts.NewRope()
-			base.SetUnknown(sizes[from])
-			err = patches[from].Apply(r, 0, base)
-		} else {
-			err = compose(mid, to).On(r, compose(from, mid))
-		}
-		if err != nil {
+			patches[from].Open(r, 0)
+		} else if err := compose(mid, to).On(r, compose(from, mid)); err != nil {
 			t.Fatal(err)
 		}
 		return r

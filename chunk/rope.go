@@ -32,7 +32,10 @@ type Rope struct {
 	texts  *Texts  // nil: none yet
 	pieces []piece // none is empty
 	size   int
-	open   bool // it has unknown bytes
+	open   bool    // it has unknown bytes
+	own    uint32  // the text of the literals of a patch whose pieces these are
+	lent   bool    // the pieces are a patch's
+	spare  []piece // where they are: memory of the rope
 }
 
 // piece is bytes of a text, from at on; in its rope it ends at end, where the next one begins. Ropes of deltas have thousands,
@@ -45,34 +48,56 @@ func (r *Rope) bytesOf(p piece, start uint32) []byte {
 	return r.texts.all[p.text][p.at : p.at+p.end-start]
 }
 
-// unknown is the text that On puts in later.
-const unknown = 1<<32 - 1
+const (
+	// unknown is the text that On puts in later.
+	unknown = 1<<32 - 1
+	// own is the text of a patch's literals in its pieces.
+	own = 1<<32 - 2
+)
 
-// SetUnknown makes the rope n bytes that are not known yet. What patches make of it, On makes known.
-func (r *Rope) SetUnknown(n int) {
-	r.pieces, r.size, r.open = r.pieces[:0], n, true
-	if n > 0 {
-		r.pieces = append(r.pieces, piece{unknown, 0, uint32(n)})
-	}
+// lend makes the rope pieces that it must not change, of an unknown base.
+func (r *Rope) lend(pieces []piece, size int) {
+	r.Reset()
+	r.spare, r.lent = r.pieces, true
+	r.pieces, r.size, r.open = pieces, size, true
 }
 
-// On makes dst what r is when the unknown bytes that it rests on are base, a rope of the same texts.
+// On makes dst what r is when the unknown bytes that it rests on are base, a rope of the same texts and not dst. An error, in
+// whose chain is ErrCorrupt, says that they can't be.
 func (r *Rope) On(dst *Rope, base *Rope) error {
-	out := slices.Grow(dst.pieces[:0], len(r.pieces)+len(base.pieces)) // mostly all there will be
+	dst.Reset()
+	out := slices.Grow(dst.pieces, len(r.pieces)+len(base.pieces)) // mostly all there will be
 	start, i := uint32(0), 0
 	for _, p := range r.pieces {
-		if p.text != unknown {
-			out = append(out, p)
-		} else if int(p.at+p.end-start) > base.size {
-			return fmt.Errorf("patch: a base of %d bytes where there should be more: %w", base.size, ErrCorrupt)
-		} else {
+		switch p.text {
+		case own:
+			out = append(out, piece{r.own, p.at, p.end})
+		case unknown:
+			if int(p.at)+int(p.end-start) > base.size {
+				return fmt.Errorf("patch: a copy of %d bytes at %d of a base of %d: %w", p.end-start, p.at, base.size, ErrCorrupt)
+			}
+			first := len(out)
 			out, i = appendRange(out, start, base.pieces, i, p.at, p.at+p.end-start)
+			if base.lent {
+				base.name(out[first:])
+			}
+		default:
+			out = append(out, p)
 		}
 		start = p.end
 	}
 	dst.pieces, dst.size, dst.texts, dst.open = out, r.size, r.texts, base.open
 	dst.settle()
 	return nil
+}
+
+// name says which text the literals of lent pieces are of.
+func (r *Rope) name(pieces []piece) {
+	for k := range pieces {
+		if pieces[k].text == own {
+			pieces[k].text = r.own
+		}
+	}
 }
 
 // appendRange appends to out, a rope's pieces that end at end, the bytes from < to of the rope that has pieces below. i is
@@ -140,7 +165,12 @@ const minPiece = 48
 func (r *Rope) Len() int { return r.size }
 
 // Reset empties the rope and keeps its memory.
-func (r *Rope) Reset() { r.pieces, r.size, r.open = r.pieces[:0], 0, false }
+func (r *Rope) Reset() {
+	if r.lent {
+		r.pieces, r.spare, r.lent = r.spare, nil, false
+	}
+	r.pieces, r.size, r.open = r.pieces[:0], 0, false
+}
 
 // Append adds p to the end. It keeps p.
 func (r *Rope) Append(p []byte) {

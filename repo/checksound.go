@@ -62,7 +62,7 @@ func (c *checker) planSound(packs []index.PackRef) *soundDeltas {
 		}
 	}
 	sortWants(wants)
-	d.b.patches = newPatchReads(d.b, wants)
+	d.b.begin(wants)
 	for len(wants) > 0 {
 		_, loc := c.x.At(wants[0].root)
 		n := 1

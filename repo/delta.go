@@ -133,9 +133,9 @@ type deltaBases struct {
 	ids    []chunk.ID
 	ends   []int  // in plain
 	plain  []byte // end to end
-	region region // where the first one's whole blob lies
+	window window // where the first one's whole blob lies
 
-	regions []region // the same of each
+	windows []window // the same of each
 }
 
 // trim drops the bases of which nothing was used, in front and behind, and reports whether there were any.
@@ -155,8 +155,8 @@ func (b *deltaBases) trim(from, to int) bool {
 		skip = b.ends[first-1]
 	}
 	b.plain = b.plain[skip:b.ends[last]]
-	b.keys, b.ids, b.ends, b.regions = b.keys[first:last+1], b.ids[first:last+1], b.ends[first:last+1], b.regions[first:last+1]
-	b.region = b.regions[0]
+	b.keys, b.ids, b.ends, b.windows = b.keys[first:last+1], b.ids[first:last+1], b.ends[first:last+1], b.windows[first:last+1]
+	b.window = b.windows[0]
 	for i := range b.ends {
 		b.ends[i] -= skip
 	}
@@ -206,7 +206,7 @@ func (w *Writer) findBases(ctx context.Context, ids []chunk.ID) *deltaBases {
 	}
 	w.base = b.plain
 	if len(b.keys) > 0 {
-		b.region = b.regions[0]
+		b.window = b.windows[0]
 	}
 	return b
 }
@@ -232,14 +232,14 @@ func (w *Writer) readBase(ctx context.Context, b *deltaBases, id chunk.ID, loc i
 		return false // the blob is stored without it; a check finds what is wrong with the base
 	}
 	b.plain = plain
-	b.keys, b.ids, b.ends, b.regions = append(b.keys, key), append(b.ids, id), append(b.ends, len(plain)), append(b.regions, regionOf(c.root))
+	b.keys, b.ids, b.ends, b.windows = append(b.keys, key), append(b.ids, id), append(b.ends, len(plain)), append(b.windows, windowOf(c.root))
 	return true
 }
 
 // drop takes the last base away.
 func (b *deltaBases) drop() {
 	n := len(b.keys) - 1
-	b.keys, b.ids, b.ends, b.regions = b.keys[:n], b.ids[:n], b.ends[:n], b.regions[:n]
+	b.keys, b.ids, b.ends, b.windows = b.keys[:n], b.ids[:n], b.ends[:n], b.windows[:n]
 	b.plain = b.plain[:b.ends[n-1]]
 }
 

@@ -20,8 +20,9 @@ const (
 	regionBytes = 1 << 20
 )
 
-// region is a part of a pack, of regionBytes. Chains that end at whole blobs of one region have their patches in the same
-// frames, and are ended in the same night: else frames would be read for a few blobs that have not ended yet.
+// region is a part of a pack, of regionBytes. Chains that end at whole blobs of one region are ended in the same night, and
+// those of the other regions of its window, with which they share the frames of their patches, in the nights after it: else
+// frames would be read for a few blobs that have not ended yet, and a night would store a whole window anew.
 type region struct {
 	pack   index.PackRef
 	number uint32
@@ -29,15 +30,24 @@ type region struct {
 
 func regionOf(loc index.Location) region { return region{loc.Pack, loc.Offset / regionBytes} }
 
-// limit is the share of a whole blob's bytes that the deltas on it may take, in 1/1024: 0.36 to 0.74. It differs from region
-// to region, so that it does not come for all in the same night, and is the same every night.
+// place is the window of the region, and which of its regions it is.
+func (g region) place() (window, nth uint32) {
+	const each = maxRange / regionBytes
+	return g.number / each, g.number % each
+}
+
+// limit is the share of a whole blob's bytes that the deltas on it may take, in 1/1024: 0.36 to 0.74. It differs from window
+// to window, and from region to region by what a night or two add, so that it does not come for all in the same night, and is
+// the same every night.
 func (g region) limit(pack index.PackID) int64 {
-	return 369 + int64(pack[g.number%uint32(len(pack))])*389/255
+	w, nth := g.place()
+	return 369 + int64(pack[w%uint32(len(pack))])*320/255 + int64(nth)*23
 }
 
 // depth is how many deltas may lie between a blob and a whole one in the region. It differs too.
 func (g region) depth(pack index.PackID) int {
-	return writeDepth + int(pack[(g.number+1)%uint32(len(pack))])%(writeDepth+1)
+	w, nth := g.place()
+	return writeDepth + (int(pack[(w+1)%uint32(len(pack))])+int(nth))%(writeDepth+1)
 }
 
 // chainEnds decides which chains of deltas are ended by whole blobs.
@@ -97,23 +107,23 @@ func (f *patchFrame) takes(size int, b *deltaBases) bool {
 	return f.size+size <= index.MaxFrameSize && (len(f.blobs)+1)*max(f.most, len(b.keys)) <= index.MaxBases
 }
 
-// patchShelf holds the frames of patches of one kind that are filling, one a region, for all writers of a session. Its
+// patchShelf holds the frames of patches of one kind that are filling, one a window, for all writers of a session. Its
 // methods may be called concurrently.
 type patchShelf struct {
 	shelf *shelf
 
 	mu    sync.Mutex // held while a frame is closed too: what was added is on the shelf, or here
-	open  map[region]*patchFrame
-	order []region // of open, as they came
+	open  map[window]*patchFrame
+	order []window // of open, as they came
 }
 
-// add adds the only blob of a patch to the frame of its region.
+// add adds the only blob of a patch to the frame of its window.
 func (h *patchShelf) add(ctx context.Context, w *Writer, patch *chunk.PatchWriter, blob index.Blob, b *deltaBases, keep bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := h.open[b.region]
+	f := h.open[b.window]
 	if f != nil && !f.takes(int(blob.Size), b) {
-		if err := h.close(ctx, w, b.region); err != nil {
+		if err := h.close(ctx, w, b.window); err != nil {
 			return err
 		}
 		f = nil
@@ -125,16 +135,16 @@ func (h *patchShelf) add(ctx context.Context, w *Writer, patch *chunk.PatchWrite
 			}
 		}
 		if h.open == nil {
-			h.open = map[region]*patchFrame{}
+			h.open = map[window]*patchFrame{}
 		}
 		f = &patchFrame{}
-		h.open[b.region], h.order = f, append(h.order, b.region)
+		h.open[b.window], h.order = f, append(h.order, b.window)
 	}
 	f.writer.Join(patch)
 	f.blobs, f.bases, f.keep = append(f.blobs, blob), append(f.bases, b.keys), f.keep || keep
 	f.most, f.size = max(f.most, len(b.keys)), f.size+int(blob.Size)
 	if f.writer.Size() >= patchBytes {
-		return h.close(ctx, w, b.region)
+		return h.close(ctx, w, b.window)
 	}
 	return nil
 }
@@ -151,11 +161,11 @@ func (h *patchShelf) closeAll(ctx context.Context, w *Writer) error {
 	return nil
 }
 
-// close stores the frame of a region. h.mu is held.
-func (h *patchShelf) close(ctx context.Context, w *Writer, g region) error {
+// close stores the frame of a window. h.mu is held.
+func (h *patchShelf) close(ctx context.Context, w *Writer, g window) error {
 	f := h.open[g]
 	delete(h.open, g)
-	h.order = slices.DeleteFunc(h.order, func(o region) bool { return o == g })
+	h.order = slices.DeleteFunc(h.order, func(o window) bool { return o == g })
 	frame := index.Frame{Encoding: chunk.Patched, Blobs: f.blobs}
 	for _, keys := range f.bases { // equally many each: the last one is repeated
 		frame.Bases = append(frame.Bases, keys...)

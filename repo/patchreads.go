@@ -216,10 +216,7 @@ func (p *patchReads) get(ctx context.Context, f *unitFrame) ([]byte, error) {
 	p.mu.Unlock()
 
 	start := list[0].offset
-	data, err := p.b.r.storeFor(f.kind).Get(ctx, packName(f.packID), int64(start), int64(length), nil)
-	if err == nil && p.b.o.OnDownload != nil {
-		p.b.o.OnDownload(int64(length))
-	}
+	data, err := p.b.get(ctx, f.kind, f.packID, start, int(length), nil)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	defer close(going.done)

@@ -29,8 +29,9 @@ type batch struct {
 	fn    func(i int, data []byte) error
 	retry bool
 
-	patches *patchReads // nil: no patches are needed
-	copier  *Copier     // stores what is read in another repository, and tells found; nil: fn takes it
+	patches *patchReads
+	reads   chan struct{} // holds an element for each request on its way
+	copier  *Copier       // stores what is read in another repository, and tells found; nil: fn takes it
 	found   func(i int, id chunk.ID)
 
 	mu      sync.Mutex
@@ -86,7 +87,7 @@ func sortWants(wants []want) {
 
 // read reads what was planned.
 func (b *batch) read(ctx context.Context, wants []want) error {
-	b.patches = newPatchReads(b, wants)
+	b.begin(wants)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(b.o.Workers)
 	b.units(wants, func(part []want) {
@@ -95,6 +96,12 @@ func (b *batch) read(ctx context.Context, wants []want) error {
 		}
 	})
 	return g.Wait()
+}
+
+// begin prepares for the units of the wants.
+func (b *batch) begin(wants []want) {
+	b.patches = newPatchReads(b, wants)
+	b.reads = make(chan struct{}, max(b.o.Workers, 1))
 }
 
 // units calls fn for the wants of each unit.
@@ -132,28 +139,35 @@ func (b *batch) bad(i int32, err error) error {
 	return err
 }
 
-// span returns how many of the sorted wants make a unit: those whose whole blobs lie near each other, in the same of the
-// windows that a pack is divided into; where there are deltas, in the same region. Writers make no frame of patches that
-// reaches from one region into the next, so that each is read by one unit.
+// span returns how many of the sorted wants make a unit: those whose whole blobs lie in the same of the windows that a pack is
+// divided into. Writers make no frame of patches that reaches from one window into the next, so that each is read by one unit.
+// Where there are no deltas, what lies far apart in a window is read by several.
 func (b *batch) span(wants []want) int {
 	_, first := b.x.At(wants[0].root)
 	end := first.Offset + first.Length
-	deltas := false
-	for n := 1; n < len(wants); n++ {
-		deltas = deltas || wants[n-1].blob != wants[n-1].root
-		if wants[n].root == wants[n-1].root {
-			continue
+	gap, deltas := 0, false // the first place where the wants lie far apart; 0 = none
+	for n, w := range wants {
+		if n == 0 || w.root != wants[n-1].root {
+			_, loc := b.x.At(w.root)
+			if windowOf(loc) != windowOf(first) {
+				return cut(n, gap, deltas)
+			}
+			if gap == 0 && loc.Offset > end+maxGap {
+				gap = n
+			}
+			end = loc.Offset + loc.Length
 		}
-		_, loc := b.x.At(wants[n].root)
-		if loc.Frame == first.Frame {
-			continue
-		}
-		if windowOf(loc) != windowOf(first) || loc.Offset > end+maxGap || deltas && regionOf(loc) != regionOf(first) {
-			return n
-		}
-		end = loc.Offset + loc.Length
+		deltas = deltas || w.blob != w.root
 	}
-	return len(wants)
+	return cut(len(wants), gap, deltas)
+}
+
+// cut chooses between the end of a window and the first gap in it.
+func cut(end, gap int, deltas bool) int {
+	if gap == 0 || deltas {
+		return end
+	}
+	return gap
 }
 
 // window is a part of a pack, of maxRange bytes.
@@ -186,10 +200,11 @@ type unitFrame struct {
 	first  index.BlobRef
 	sealed []byte
 	err    error // why it can't be had
-	shared bool  // it is somebody's base, or can't be had twice: its plaintext stays until the unit is done
+	shared bool  // it is somebody's base, or can't be had twice: its plaintext stays until its last blob has no users
 	opened bool
 	plain  []byte
 	patch  *chunk.Patch
+	users  int // blobs that somebody still needs
 }
 
 // unitBlob is a blob that is wanted, or that a delta rests on.
@@ -200,6 +215,7 @@ type unitBlob struct {
 	bases     []*unitBlob
 	users     int         // deltas and wants that are still to come
 	text      *chunk.Rope // once it is put together, until the last user has come
+	holds     []*unitBlob // whose memory the text is made of: it is a user of them
 	err       error
 	wanted    bool     // not only rested on
 	target    chunk.ID // of a base, in the repository that it is copied to
@@ -222,6 +238,7 @@ func (u *unit) need(ref index.BlobRef, depth int) *unitBlob {
 	}
 	f.shared = f.shared || len(f.Blobs) > 1 && f.Encoding == chunk.ZstdDelta
 	blob := &unitBlob{frame: f, ref: ref, pos: loc.Pos, size: loc.Size, users: 1}
+	f.users++
 	u.blobs[ref] = blob
 	for _, key := range loc.Bases {
 		base, ok := u.b.x.Lookup(key)
@@ -245,7 +262,7 @@ func (u *unit) text(blob *unitBlob) (*chunk.Rope, error) {
 		return nil, &DamageError{Kind: DamageIndex, Object: packName(blob.frame.packID), Detail: "holds a delta that rests on itself"}
 	}
 	blob.busy = true
-	text := u.newRope()
+	text := u.s.ropes.New()
 	if blob.err = u.resolve(blob, text); blob.err == nil {
 		blob.text = text
 	}
@@ -270,14 +287,15 @@ func (u *unit) resolve(blob *unitBlob, text *chunk.Rope) error {
 	last := links[len(links)-1]
 	base, err := u.base(last)
 	if err == nil {
-		err = u.applyAll(links, text, base)
+		err = u.follow(links, text, base)
 	}
 	for _, b := range links[1:] {
 		b.busy = false
 		u.leave(b)
 	}
-	if err == nil {
-		u.done(last, base)
+	blob.holds = last.bases
+	if len(last.bases) > 1 && err == nil {
+		u.s.ropes.Free(base)
 	}
 	return err
 }
@@ -305,40 +323,17 @@ func (u *unit) links(blob *unitBlob) []*unitBlob {
 	return links
 }
 
-// apply makes text that of a patched blob whose bases' text is base.
-func (u *unit) apply(blob *unitBlob, text, base *chunk.Rope) error {
-	f := blob.frame
-	if err := f.patch.Apply(text, int(blob.ref-f.first), base); err != nil {
+// follow makes text that of the first of a chain's links. The text of the last one's bases is base.
+func (u *unit) follow(links []*unitBlob, text, base *chunk.Rope) error {
+	u.s.links = u.s.links[:0]
+	for _, b := range links {
+		u.s.links = append(u.s.links, chunk.Link{Patch: b.frame.patch, Blob: int(b.ref - b.frame.first)})
+	}
+	if bad, err := u.s.ropes.Chain(text, u.s.links, base); err != nil {
+		f := links[bad].frame
 		return frameDamage(DamageDecode, f.packID, &f.Frame, err)
 	}
 	return nil
-}
-
-// applyAll makes text that of the first of a chain's links. The text of the last one's bases is base; nil: it is not known
-// yet.
-func (u *unit) applyAll(links []*unitBlob, text, base *chunk.Rope) error {
-	if len(links) == 1 {
-		if base == nil {
-			size := 0
-			for _, b := range links[0].bases {
-				size += int(b.size)
-			}
-			base = u.newRope()
-			defer u.free(base)
-			base.SetUnknown(size)
-		}
-		return u.apply(links[0], text, base)
-	}
-	upper, lower := u.newRope(), u.newRope()
-	defer u.free(upper)
-	defer u.free(lower)
-	if err := u.applyAll(links[:len(links)/2], upper, nil); err != nil {
-		return err
-	}
-	if err := u.applyAll(links[len(links)/2:], lower, base); err != nil {
-		return err
-	}
-	return upper.On(text, lower)
 }
 
 // open decodes a frame.
@@ -364,7 +359,7 @@ func (u *unit) open(f *unitFrame, blob *unitBlob) (err error) {
 	}
 	if f.shared {
 		keep := s.plain
-		s.plain = u.s.arena.alloc(int(f.Size()) + chunk.DecodeSlack)
+		s.plain = u.s.plains.get(int(f.Size()) + chunk.DecodeSlack)
 		defer func() { s.plain = keep }()
 	} else {
 		if u.last != nil {
@@ -399,7 +394,7 @@ func (u *unit) base(blob *unitBlob) (*chunk.Rope, error) {
 	if len(blob.bases) == 1 {
 		return blob.bases[0].text, nil
 	}
-	all := u.newRope()
+	all := u.s.ropes.New()
 	for _, b := range blob.bases {
 		all.AppendRope(b.text)
 	}
@@ -412,30 +407,28 @@ func (u *unit) done(blob *unitBlob, base *chunk.Rope) {
 		u.leave(b)
 	}
 	if len(blob.bases) > 1 {
-		u.free(base)
+		u.s.ropes.Free(base)
 	}
 }
 
 // leave says that one user of a blob has come.
 func (u *unit) leave(blob *unitBlob) {
-	if blob.users--; blob.users == 0 && blob.text != nil {
-		u.free(blob.text)
+	if blob.users--; blob.users > 0 {
+		return
+	}
+	if blob.text != nil {
+		u.s.ropes.Free(blob.text)
 		blob.text = nil
 	}
-}
-
-func (u *unit) newRope() *chunk.Rope {
-	if n := len(u.s.ropes); n > 0 {
-		r := u.s.ropes[n-1]
-		u.s.ropes = u.s.ropes[:n-1]
-		return r
+	for _, b := range blob.holds {
+		u.leave(b)
 	}
-	return u.s.texts.NewRope()
-}
-
-func (u *unit) free(r *chunk.Rope) {
-	r.Reset()
-	u.s.ropes = append(u.s.ropes, r)
+	blob.holds = nil
+	f := blob.frame
+	if f.users--; f.users == 0 && f.shared && f.plain != nil {
+		u.s.plains.put(f.plain)
+		f.plain, f.opened = nil, false
+	}
 }
 
 // readUnit fetches a unit and hands out the blobs in it. Whole blobs that lie in file are not fetched; nil = all are.

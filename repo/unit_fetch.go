@@ -5,6 +5,8 @@ import (
 	"context"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/whole-tale/wtsnap/chunk"
 	"github.com/whole-tale/wtsnap/index"
 )
@@ -52,16 +54,44 @@ func (u *unit) fetch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var g errgroup.Group
+	g.SetLimit(u.b.atOnce())
 	for _, f := range others {
-		sealed, err := u.b.patches.get(ctx, f)
-		if ctx.Err() != nil {
+		g.Go(func() error {
+			sealed, err := u.b.patches.get(ctx, f)
+			if f.sealed = sealed; err != nil {
+				f.err = packError(f.packID, err)
+			}
 			return ctx.Err()
-		}
-		if f.sealed = sealed; err != nil {
-			f.err = packError(f.packID, err)
-		}
+		})
 	}
-	return nil
+	return g.Wait()
+}
+
+// unitReads is how many requests of a unit are on their way at a time, where the storage is far away.
+const unitReads = 4
+
+// atOnce returns how many requests of a unit may be on their way.
+func (b *batch) atOnce() int {
+	if b.r.stage.near {
+		return 1
+	}
+	return unitReads
+}
+
+// get reads a range of a pack. No more than one for each worker are on their way at a time.
+func (b *batch) get(ctx context.Context, kind index.Kind, pack index.PackID, start uint32, length int, dst []byte) ([]byte, error) {
+	select {
+	case b.reads <- struct{}{}:
+		defer func() { <-b.reads }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	data, err := b.r.storeFor(kind).Get(ctx, packName(pack), int64(start), int64(length), dst)
+	if err == nil && b.o.OnDownload != nil {
+		b.o.OnDownload(int64(length))
+	}
+	return data, err
 }
 
 // fetchOwn reads the frames that no other unit fetches, by few requests.
@@ -74,33 +104,36 @@ func (u *unit) fetchOwn(ctx context.Context, frames []*unitFrame) error {
 	}
 	raw := slices.Grow(u.s.raw[:0], total)[:total]
 	u.s.raw = raw
+	var g errgroup.Group
+	g.SetLimit(u.b.atOnce())
 	for _, r := range ranges {
-		f := r.frames[0]
 		if u.inMemory(r) {
 			for _, f := range r.frames {
 				f.sealed = u.file.data[f.Offset:][:f.Length]
 			}
 			continue
 		}
-		got, err := u.b.r.storeFor(f.kind).Get(ctx, packName(f.packID), int64(r.start), int64(r.length), raw[:0:r.length])
+		dst := raw[:0:r.length]
 		raw = raw[r.length:]
+		g.Go(func() error {
+			u.fetchRange(ctx, r, dst)
+			return ctx.Err()
+		})
+	}
+	return g.Wait()
+}
+
+// fetchRange reads the frames of a range into dst, which has room for it.
+func (u *unit) fetchRange(ctx context.Context, r fetchRange, dst []byte) {
+	f := r.frames[0]
+	got, err := u.b.get(ctx, f.kind, f.packID, r.start, r.length, dst)
+	for _, f := range r.frames {
 		if err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			for _, f := range r.frames {
-				f.err = packError(f.packID, err)
-			}
-			continue
-		}
-		if u.b.o.OnDownload != nil {
-			u.b.o.OnDownload(int64(r.length))
-		}
-		for _, f := range r.frames {
+			f.err = packError(f.packID, err)
+		} else {
 			f.sealed = got[f.Offset-r.start : f.Offset-r.start+f.Length]
 		}
 	}
-	return nil
 }
 
 // packFile is a pack that is in memory as a whole.

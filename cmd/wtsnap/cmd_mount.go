@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"os/exec"
 	"runtime"
 	"syscall"
@@ -48,6 +49,9 @@ func (a *app) mount(c *cli.Context) error {
 		return err
 	}
 	dir := args[len(args)-1]
+	if _, err := os.Lstat(dir); len(args) == 1 && errors.Is(err, fs.ErrNotExist) && namesSnapshot(dir) {
+		return usagef("wtsnap mount "+shown(dir)+" FOLDER", "the FOLDER to mount at is missing")
+	}
 	doc := &mountDoc{Folder: dir}
 	o := mount.Options{AllowOther: c.Bool("allow-other"), Filter: snapshot.Filter{Instance: a.g.instance}}
 	var r *repo.Repository
@@ -95,6 +99,12 @@ func (a *app) mount(c *cli.Context) error {
 	return nil
 }
 
+// namesSnapshot reports whether a word looks like a snapshot's name, or a part of one, rather than a folder's.
+func namesSnapshot(word string) bool {
+	spec, err := snapshot.ParseSpec(word)
+	return err == nil && (spec.HasPath || spec.ID == "" || len(spec.ID) >= 8)
+}
+
 // mountHint is what can be done where the file system could not be mounted, or "".
 func mountHint(err error) string {
 	e, ok := errors.AsType[*mount.Error](err)
@@ -110,8 +120,20 @@ func mountHint(err error) string {
 		return "make the folder first: mkdir " + shown(e.Dir)
 	case runtime.GOOS == "darwin":
 		return "install macFUSE"
+	case missing == nil && notEmpty(e.Dir):
+		return "mount at an empty folder: this one has entries, which not every version of FUSE covers"
 	case missing != nil:
 		return "install FUSE (the package fuse3); in a container, pass /dev/fuse in"
 	}
 	return "look whether something is mounted there already; as another user than root, --allow-other needs user_allow_other in /etc/fuse.conf"
+}
+
+func notEmpty(dir string) bool {
+	d, err := os.Open(dir)
+	if err != nil {
+		return false
+	}
+	defer d.Close()
+	_, err = d.Readdirnames(1)
+	return err == nil
 }

@@ -188,7 +188,7 @@ func (a *app) initRepository(c *cli.Context, b *backend) (*repo.Repository, init
 	o.Password = password
 	r, err := repo.Init(a.ctx, b.Storage, o)
 	if err != nil {
-		if madeKey != "" && errors.Is(err, repo.ErrExists) {
+		if _, serr := b.Stat(a.ctx, "config"); madeKey != "" && (errors.Is(err, repo.ErrExists) || errors.Is(serr, storage.ErrNotExist)) {
 			_ = os.Remove(madeKey) // made above, and of no use
 		}
 		return fail(err)

@@ -36,8 +36,8 @@ type SessionOptions struct {
 	Instance string
 	Level    chunk.Level // of compression
 	Delta    DeltaMode
-	// Uploads is how many packs may be on their way at a time; 0 means 8. Each holds a pack in memory. It begins with 4,
-	// and goes on with more where they move more bytes a second.
+	// Uploads is how many packs may be on their way at a time; 0 means 8. Each holds a pack in memory. It begins with 4, or 1
+	// where the repository is near, and goes on with more where they move more bytes a second.
 	Uploads int
 	// OnUpload is called after each stored pack, from any goroutine. It may be nil.
 	OnUpload func(bytes int64)
@@ -75,7 +75,7 @@ type Session struct {
 	cancel  context.CancelFunc
 	slots   *uploads
 	ahead   *semaphore.Weighted // reads of bases ahead of their use
-	buffers sync.Pool
+	buffers bufferStack
 	data    shelf
 	trees   shelf
 	patches [2]patchShelf // of data, of trees
@@ -114,8 +114,11 @@ func (r *Repository) Begin(ctx context.Context, o SessionOptions) (*Session, err
 // newSession makes a session under a lease that is the caller's.
 func newSession(ctx context.Context, r *Repository, o SessionOptions, l *lease) *Session {
 	s := &Session{r: r, o: o, index: r.Index(), codec: chunk.NewCodec(o.Level), lease: l,
-		slots: newUploads(o.Uploads), ahead: semaphore.NewWeighted(readsAhead)}
+		slots: newUploads(o.Uploads, r.stage.near), ahead: semaphore.NewWeighted(readsAhead)}
 	s.data = shelf{s: s, kind: index.Data, max: openPacks}
+	if r.stage.near {
+		s.data.max = nearPacks
+	}
 	s.trees = shelf{s: s, kind: index.Tree, max: 1}
 	s.patches[0].shelf, s.patches[1].shelf = &s.data, &s.trees
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/whole-tale/wtsnap/index"
 	"github.com/whole-tale/wtsnap/repo/storage"
@@ -14,13 +15,38 @@ import (
 
 // newPack returns an empty builder, with the buffer of a pack that has been uploaded if there is one.
 func (s *Session) newPack(kind index.Kind) *packBuilder {
-	b := &packBuilder{kind: kind}
-	if buf, ok := s.buffers.Get().(*[]byte); ok {
-		b.buf = (*buf)[:0]
-	} else {
+	b := &packBuilder{kind: kind, buf: s.buffers.pop()}
+	if b.buf == nil {
 		b.buf = make([]byte, 0, packBytes) // what is not written to takes no memory
 	}
 	return b
+}
+
+// bufferStack holds buffers that nobody uses. A sync.Pool would let go of those that are not used for two collections, and
+// others would be made, before these are collected: packs are what most of the memory goes to.
+type bufferStack struct {
+	mu   sync.Mutex
+	free [][]byte
+}
+
+// pop returns an empty buffer, or nil.
+func (s *bufferStack) pop() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := len(s.free)
+	if n == 0 {
+		return nil
+	}
+	buf := s.free[n-1]
+	s.free[n-1] = nil
+	s.free = s.free[:n-1]
+	return buf[:0]
+}
+
+func (s *bufferStack) push(buf []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free = append(s.free, buf)
 }
 
 // ship uploads a pack in the background; it waits while too many are on their way.
@@ -45,7 +71,7 @@ func (s *Session) start(b *packBuilder) {
 		if err != nil {
 			_ = s.fail(err)
 		}
-		s.buffers.Put(&b.buf)
+		s.buffers.push(b.buf)
 	}()
 }
 

@@ -12,6 +12,9 @@ import (
 // neighbouring chunks over several packs, whose sizes then say less about chunks (docs/security.md).
 const openPacks = 3
 
+// nearPacks is the same in a folder of this machine, where bytes are cheaper than the memory that a pack takes.
+const nearPacks = 2
+
 // firstPack is how full the first pack of a session is that goes up early where much is to come.
 const firstPack = 4 << 20
 
@@ -94,6 +97,7 @@ func (h *shelf) take() []*packBuilder {
 	for _, p := range packs {
 		if n := len(out); n > 0 && out[n-1].room() >= packBytes-p.room() {
 			out[n-1].absorb(p)
+			h.s.buffers.push(p.buf)
 			continue
 		}
 		out = append(out, p)

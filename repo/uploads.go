@@ -12,6 +12,9 @@ const (
 	defaultUploads = 8
 	// firstUploads is how many it begins with: while some wait for their answers, the bytes of others move.
 	firstUploads = 4
+	// nearUploads is the same where the repository is a folder of this machine: there are no answers to wait for, and a disk
+	// has no time off, as the next pack is full while one is written.
+	nearUploads = 1
 	// worthwhile is by how much more bytes must move in a second for one more upload at a time to be kept.
 	worthwhile = 1.1
 	// firstPause is for how many rounds no more uploads are tried after that was of no use; it doubles.
@@ -52,11 +55,15 @@ type uploadWaiter struct {
 	ready chan struct{}
 }
 
-func newUploads(most int) *uploads {
+func newUploads(most int, near bool) *uploads {
 	if most <= 0 {
 		most = defaultUploads
 	}
-	return &uploads{most: most, limit: min(most, firstUploads), next: firstPause}
+	first := firstUploads
+	if near {
+		first = nearUploads
+	}
+	return &uploads{most: most, limit: min(most, first), next: firstPause}
 }
 
 // acquire takes a slot, in turn.

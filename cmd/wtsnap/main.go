@@ -18,8 +18,8 @@ import (
 // nothing to collect: 25 instead of Go's 100 takes a quarter off the peak memory of a backup, and no time that can be
 // measured. Without the ballast a small heap would be collected all the time.
 const (
-	gcPercent = 25
-	ballast   = 64 << 20
+	gcPercent = 10
+	ballast   = 128 << 20
 )
 
 func main() { os.Exit(mainCode()) }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/whole-tale/wtsnap/cmd/wtsnap/pages"
 	"github.com/whole-tale/wtsnap/repo"
 	"github.com/whole-tale/wtsnap/repo/storage"
 	"github.com/whole-tale/wtsnap/repo/storage/cache"
@@ -162,6 +163,7 @@ func (a *app) openAt(b *backend, spec string, password []byte, ask asker) (*repo
 		return nil, err
 	}
 	a.watch(r, spec)
+	_ = pages.Unmap()    // where that fails, they stay
 	debug.FreeOSMemory() // a password's key derivation took 64 MiB, which nothing needs any more
 	return r, nil
 }

@@ -36,20 +36,32 @@ func (s *Ropes) Reset() { s.texts.Reset() }
 // the error is Apply's, and bad says which one it is.
 func (s *Ropes) Chain(dst *Rope, links []Link, base *Rope) (bad int, err error) {
 	c := chain{s, links, base}
-	return c.join(dst, 0, len(links))
+	if len(links) == 1 || len(base.pieces) <= fewPieces {
+		return c.join(dst, 0, len(links))
+	}
+	c.base = nil // put in at the end: its many pieces are gone through once
+	open := s.New()
+	defer s.Free(open)
+	if bad, err = c.join(open, 0, len(links)); err != nil {
+		return bad, err
+	}
+	return len(links) - 1, open.On(dst, base)
 }
+
+// fewPieces is how many pieces of a base a chain is put together on at once.
+const fewPieces = 64
 
 type chain struct {
 	*Ropes
 	links []Link
-	base  *Rope
+	base  *Rope // nil: it is left open
 }
 
 // join makes dst the text of links[from:to], of unknown bytes where that is not all down to the base.
 func (c *chain) join(dst *Rope, from, to int) (bad int, err error) {
 	if to-from == 1 {
 		l := c.links[from]
-		if to < len(c.links) {
+		if to < len(c.links) || c.base == nil {
 			l.Patch.Open(dst, l.Blob)
 			return from, nil
 		}

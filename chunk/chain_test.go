@@ -35,8 +35,11 @@ func TestChain(t *testing.T) {
 		next = slices.Delete(next, 3000*i, 3000*i+300)
 		links, text = append([]chunk.Link{link(next, text)}, links...), next
 		base, got := s.New(), s.New()
-		base.Append(old[:50_000])
-		base.Append(old[50_000:])
+		for rest, n := old, len(old)/(1+i%3*100); len(rest) > 0; { // of few pieces, or many
+			n = min(n, len(rest))
+			base.Append(rest[:n])
+			rest = rest[n:]
+		}
 		if _, err := s.Chain(got, links, base); err != nil || !bytes.Equal(got.AppendTo(nil), text) {
 			t.Fatalf("%d links: %v, or something else than one after the other", len(links), err)
 		}

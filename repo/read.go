@@ -104,11 +104,6 @@ func (r *Repository) openVerified(pack index.PackID, kind index.Kind, f *index.F
 	if err := openSealed(r.keys, kind, f, sealed, s); err != nil {
 		return nil, frameDamage(DamageOpen, pack, f, err)
 	}
-	return r.decodeVerified(pack, f, base, s)
-}
-
-// decodeVerified is openVerified for a frame that was decrypted into s.
-func (r *Repository) decodeVerified(pack index.PackID, f *index.Frame, base []byte, s *frameScratch) ([]byte, error) {
 	plain, err := decodeStored(r.keys, f, base, s)
 	if err != nil {
 		return nil, frameDamage(DamageDecode, pack, f, err)
@@ -234,9 +229,14 @@ func (r *Repository) blob(ctx context.Context, id chunk.ID) ([]byte, error) {
 	err := t.blob(ctx, loc, text, 0)
 	if err == nil {
 		var data []byte
-		if data, err = r.verified(id, text.Bytes(&data)); err == nil || loc.Encoding != chunk.Patched {
-			return data, err
+		data = text.Bytes(&data)
+		switch sum := r.keys.hasher.Sum(data); {
+		case sum == id:
+			return data, nil
+		case index.KeyOf(sum) == index.KeyOf(id):
+			return nil, notThis(id)
 		}
+		err = wrongBlob(loc.PackID, loc.Offset)
 	}
 	plain, cerr := r.blobAt(ctx, x, index.KeyOf(id), 0) // another copy may be whole
 	if cerr != nil {

@@ -118,8 +118,8 @@ func (t *textReader) done() {
 	t.r.readers.Put(t)
 }
 
-// blob makes dst the text of a blob. Where it is a patch it is not verified, and what lies between it and a whole blob is
-// not even made: whoever puts it together compares it with its key.
+// blob makes dst the text of a blob. It is not verified, nor is what it rests on, and what lies between it and a whole blob
+// is not even made: whoever wants it compares it with its key.
 func (t *textReader) blob(ctx context.Context, loc index.Location, dst *chunk.Rope, depth int) error {
 	links, places := t.links[:0], t.places[:0]
 	t.links, t.places = nil, nil // bases have chains of their own
@@ -226,7 +226,10 @@ func (t *textReader) read(ctx context.Context, loc index.Location, depth int) (*
 		return &openedFrame{patch: p}, t.r.decodePatch(p, nil, loc.PackID, &f, &t.frame)
 	}
 	t.frame.plain = nil // the last one stays
-	plain, err := t.r.decodeVerified(loc.PackID, &f, base, &t.frame)
+	plain, err := decodeStored(t.r.keys, &f, base, &t.frame)
+	if err != nil {
+		err = frameDamage(DamageDecode, loc.PackID, &f, err)
+	}
 	return &openedFrame{plain: plain}, err
 }
 
@@ -242,10 +245,8 @@ func (r *Repository) nearby(ctx context.Context, x *index.Index, loc index.Locat
 	}
 	n := len(dst)
 	dst = text.AppendTo(dst)
-	if loc.Encoding == chunk.Patched {
-		if key, _ := x.At(loc.Ordinal); index.KeyOf(r.keys.hasher.Sum(dst[n:])) != key {
-			return dst[:n], wrongBlob(loc.PackID, loc.Offset)
-		}
+	if key, _ := x.At(loc.Ordinal); index.KeyOf(r.keys.hasher.Sum(dst[n:])) != key {
+		return dst[:n], wrongBlob(loc.PackID, loc.Offset)
 	}
 	return dst, nil
 }

@@ -70,7 +70,7 @@ type ExcludeOptions struct {
 	Caches        bool              // leave out what is in folders with a CACHEDIR.TAG
 	MaxSize       exclude.SizeLimit
 	OneFileSystem bool          // do not enter other file systems; their mount points are saved as empty folders
-	Only          *exclude.List // if not nil, what it names is saved, but for what the others leave out; of a source only
+	Only          *exclude.List // if not nil, what it names is saved, but for what the others leave out
 }
 
 // A BackupReport says what a backup did. Bytes and files count what was done so far where the backup failed.

@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -170,7 +171,7 @@ func newExcluder(all ExcludeOptions, one *ExcludeOptions) (*excluder, error) {
 	if one.MaxSize.Bytes > 0 {
 		x.MaxSize = one.MaxSize
 	}
-	x.Only = one.Only
+	x.Only = cmp.Or(one.Only, all.Only)
 	var err error
 	x.matcher, err = exclude.Compile(x.Patterns)
 	return x, err

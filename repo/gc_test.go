@@ -678,12 +678,12 @@ func TestFailedSessionInOneProcess(t *testing.T) {
 func TestPlanBesideASessionInOneProcess(t *testing.T) {
 	tr := newRepo(t)
 	tr.backup(content{words("a")})
-	var during func()
+	var during atomic.Pointer[func()] // manifests are read several at a time
 	st := &hooked{Storage: tr.st, before: func(kind, name string) {
-		if kind == "get" && strings.HasPrefix(name, snapshotsDir) && during != nil {
-			f := during
-			during = nil
-			f()
+		if kind == "get" && strings.HasPrefix(name, snapshotsDir) {
+			if f := during.Swap(nil); f != nil {
+				(*f)()
+			}
 		}
 	}}
 	r := tr.open(st)
@@ -696,10 +696,10 @@ func TestPlanBesideASessionInOneProcess(t *testing.T) {
 			t.Errorf("backup: %v", err)
 		}
 	}
-	during = store
+	during.Store(&store)
 	_, _, err := prune(t.Context(), r, PruneOptions{Grace: MinGrace})
 	must0(t, err)
-	during = store
+	during.Store(&store)
 	rep, err := r.Check(t.Context(), CheckOptions{References: references(r)})
 	must0(t, err)
 	for _, p := range rep.Problems {

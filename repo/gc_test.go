@@ -376,6 +376,39 @@ func TestRescueOfTheOtherCopy(t *testing.T) {
 	})
 }
 
+// Two prunes name the same pack, the second one when the first has removed it, together with the copy that the writer relies on
+// since: that copy is what is saved.
+func TestGonePackCondemnedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tr := newRepo(t)
+		shared := words("shared")
+		a, b := tr.begin(tr.st), tr.begin(tr.st)
+		ra, rb := a.commit(a.put(shared)), b.commit(b.put(append(words("b"), shared...)))
+		a.close()
+		b.close()
+		for _, ref := range []SnapshotRef{ra, rb} {
+			must0(t, tr.mem.Delete(t.Context(), ref.Name()))
+		}
+		w := tr.begin(tr.st)
+		tree := w.put(shared)
+		var copies []index.PackID
+		for _, loc := range w.s.index.Lookups(index.KeyOf(tr.r.Hasher().Sum(shared[0]))) {
+			copies = append(copies, loc.PackID)
+		}
+		if len(copies) != 2 {
+			t.Fatalf("%d copies", len(copies))
+		}
+		list := condemnByHand(t, tr, copies[0])
+		must0(t, w.s.rescue(t.Context()))
+		must0(t, tr.mem.Delete(t.Context(), packName(copies[0])))
+		must0(t, tr.mem.Delete(t.Context(), condemnedDir+list.ID))
+		condemnByHand(t, tr, copies...)
+		ref := w.commit(tree)
+		w.close()
+		mustHold(t, tr.open(tr.st), ref, content{shared})
+	})
+}
+
 // refIn reports whether a blob of the snapshot lies in the pack.
 func refIn(t testing.TB, r *Repository, ref SnapshotRef, pack index.PackID) bool {
 	t.Helper()
@@ -493,6 +526,23 @@ func TestTwoPrunes(t *testing.T) {
 	mustHold(t, tr.open(tr.st), keep, content{words("b")})
 	if n := list(t, tr.mem, leasesDir); len(n) != 0 {
 		t.Errorf("leases left: %q", n)
+	}
+}
+
+// A snapshot is read while somebody brings it back: it is neither where one looks first, nor any more where one looks then.
+func TestManifestOfASnapshotThatIsBroughtBack(t *testing.T) {
+	tr := newRepo(t)
+	ref := tr.backup(content{words("a")})
+	forget(t, tr.open(tr.st), ref)
+	first := true
+	r := tr.open(&hooked{Storage: tr.st, before: func(kind, name string) {
+		if kind == "get" && name == ref.forgottenName() && first {
+			first = false
+			must0(t, tr.open(tr.st).Undelete(t.Context(), []SnapshotRef{ref}))
+		}
+	}})
+	if _, err := r.Manifest(t.Context(), ref); err != nil || first {
+		t.Errorf("%v", err)
 	}
 }
 

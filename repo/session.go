@@ -427,15 +427,18 @@ func (s *Session) rescuePack(ctx context.Context, w *Writer, id index.PackID) er
 			continue
 		}
 		plain, err := s.r.readFrame(ctx, s.index, info.ID, info.Kind, &f, &scratch)
-		if err != nil {
-			return fmt.Errorf("saving data from a pack that is about to be removed: %w", err)
-		}
 		pos := uint32(0)
 		for i, b := range f.Blobs {
-			data := plain[pos : pos+b.Size]
+			from := pos
 			pos += b.Size
 			if !needed(first+index.BlobRef(i), b.Key) {
 				continue
+			}
+			var data []byte
+			if err == nil {
+				data = plain[from:pos]
+			} else if data, ok = s.anyCopy(ctx, b.Key); !ok {
+				return fmt.Errorf("saving data from a pack that is about to be removed: %w", err)
 			}
 			if _, _, err := w.Put(ctx, info.Kind, data); err != nil {
 				return err
@@ -443,6 +446,13 @@ func (s *Session) rescuePack(ctx context.Context, w *Writer, id index.PackID) er
 		}
 	}
 	return nil
+}
+
+// anyCopy reads a blob of whatever copy there is, condemned ones included. A list may name a pack that is gone because of one
+// that the lease has seen: what the session has relied on since is another copy, which is condemned as well by now.
+func (s *Session) anyCopy(ctx context.Context, key index.Key) ([]byte, bool) {
+	data, err := s.r.blobAt(ctx, s.index, key, 0)
+	return data, err == nil
 }
 
 // MergeIndex merges index segments if there are many. It comes after Commit, and last. An error says that the next one

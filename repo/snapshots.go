@@ -142,6 +142,9 @@ func (r *Repository) Manifest(ctx context.Context, ref SnapshotRef) ([]byte, err
 	if errors.Is(err, storage.ErrNotExist) {
 		data, err = r.readObject(ctx, ref.forgottenName())
 	}
+	if errors.Is(err, storage.ErrNotExist) { // it was forgotten at the first look, and brought back before the second
+		data, err = r.readObject(ctx, ref.Name())
+	}
 	return data, err
 }
 

@@ -134,17 +134,7 @@ func (m *machine) step(rt *rapid.T) error {
 		if len(m.forgotten) == 0 {
 			return nil
 		}
-		ref := m.pick(rt, m.forgotten)
-		switch err := r.Undelete(ctx, []SnapshotRef{ref}); {
-		case errors.Is(err, ErrSwept):
-			delete(m.forgotten, ref)
-			what = "undelete of what was swept"
-		case err != nil:
-			return err
-		default:
-			m.snapshots[ref] = m.forgotten[ref]
-			delete(m.forgotten, ref)
-		}
+		return m.undelete(rt, r)
 	case "prune", "prune all":
 		o := PruneOptions{Grace: MinGrace, MaxUnused: float64(rapid.SampledFrom([]int{0, 5, 50}).Draw(rt, "unused")), Level: chunk.LevelNone}
 		if what == "prune all" {
@@ -155,6 +145,11 @@ func (m *machine) step(rt *rapid.T) error {
 		}
 		if _, _, err := prune(ctx, r, o); err != nil {
 			return err
+		}
+		for what == "prune all" && len(m.forgotten) > 0 { // mostly too late
+			if err := m.undelete(rt, r); err != nil {
+				return err
+			}
 		}
 	case "annotate":
 		if len(m.snapshots) == 0 {
@@ -181,6 +176,22 @@ func (m *machine) step(rt *rapid.T) error {
 		}
 	}
 	m.ran[what]++
+	return nil
+}
+
+// undelete brings a forgotten snapshot back, if a prune has not swept it.
+func (m *machine) undelete(rt *rapid.T, r *Repository) error {
+	ref := m.pick(rt, m.forgotten)
+	switch err := r.Undelete(m.t.Context(), []SnapshotRef{ref}); {
+	case errors.Is(err, ErrSwept):
+		m.ran["undelete of what was swept"]++
+	case err != nil:
+		return err
+	default:
+		m.snapshots[ref] = m.forgotten[ref]
+		m.ran["undelete"]++
+	}
+	delete(m.forgotten, ref)
 	return nil
 }
 

@@ -101,7 +101,7 @@ func (b *batch) read(ctx context.Context, wants []want) error {
 // begin prepares for the units of the wants.
 func (b *batch) begin(wants []want) {
 	b.patches = newPatchReads(b, wants)
-	b.reads = make(chan struct{}, max(b.o.Workers, 1))
+	b.reads = make(chan struct{}, 2*max(b.o.Workers, 1))
 }
 
 // units calls fn for the wants of each unit.

@@ -79,7 +79,7 @@ func (b *batch) atOnce() int {
 	return unitReads
 }
 
-// get reads a range of a pack. No more than one for each worker are on their way at a time.
+// get reads a range of a pack. No more than two for each worker are on their way at a time.
 func (b *batch) get(ctx context.Context, kind index.Kind, pack index.PackID, start uint32, length int, dst []byte) ([]byte, error) {
 	select {
 	case b.reads <- struct{}{}:

@@ -43,7 +43,7 @@ type RestoreOptions struct {
 
 	// Memory bounds what the restore itself holds, in bytes; 0 means 128 MiB. See the type restore.
 	Memory int64
-	// Workers is how many ranges are fetched at a time; 0 means 8, or fewer where Memory allows no more.
+	// Workers is how many ranges are fetched at a time; 0 means as many as Memory has room for, up to 8.
 	Workers int
 
 	Stdout   io.Writer     // for the targets that write to standard output
@@ -287,7 +287,7 @@ func newRestore(r *repo.Repository, o RestoreOptions, sel *selection) *restore {
 
 const (
 	defaultMemory = 128 << 20
-	workerCost    = 7 << 20
+	workerCost    = 14 << 20 // a window of a pack, and the deltas on it after a month of nights
 	maxWorkers    = 8
 	planCost      = 640 // a Node with its strings, a file's state
 	partCost      = 24 + 32 + 16

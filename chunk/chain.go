@@ -28,7 +28,7 @@ func (s *Ropes) Free(r *Rope) {
 	s.free = append(s.free, r)
 }
 
-// Reset lets go of the texts. All ropes must have been given back.
+// Reset lets go of the texts. No rope that was not given back may be used any more.
 func (s *Ropes) Reset() { s.texts.Reset() }
 
 // Chain makes dst the text of the first link, which rests on the second one's and so on; the last one rests on base. Of what

@@ -129,13 +129,11 @@ func (w *Writer) encodeDelta(data []byte, b *deltaBases, h *Hint) (encoding chun
 
 // deltaBases are the bases of a delta.
 type deltaBases struct {
-	keys   []index.Key
-	ids    []chunk.ID
-	ends   []int  // in plain
-	plain  []byte // end to end
-	window window // where the first one's whole blob lies
-
-	windows []window // the same of each
+	keys    []index.Key
+	ids     []chunk.ID
+	ends    []int    // in plain
+	plain   []byte   // end to end
+	windows []window // where the whole blob of each lies; the patch is in the frame of the first
 }
 
 // trim drops the bases of which nothing was used, in front and behind, and reports whether there were any.
@@ -156,7 +154,6 @@ func (b *deltaBases) trim(from, to int) bool {
 	}
 	b.plain = b.plain[skip:b.ends[last]]
 	b.keys, b.ids, b.ends, b.windows = b.keys[first:last+1], b.ids[first:last+1], b.ends[first:last+1], b.windows[first:last+1]
-	b.window = b.windows[0]
 	for i := range b.ends {
 		b.ends[i] -= skip
 	}
@@ -205,9 +202,6 @@ func (w *Writer) findBases(ctx context.Context, ids []chunk.ID) *deltaBases {
 		w.readBase(ctx, b, id, loc, &c, deep, w.s.o.Delta)
 	}
 	w.base = b.plain
-	if len(b.keys) > 0 {
-		b.window = b.windows[0]
-	}
 	return b
 }
 

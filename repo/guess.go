@@ -36,7 +36,6 @@ func (w *Writer) guess(ctx context.Context, data []byte, h *Hint) delta {
 	if w.base = b.plain; len(b.keys) == 0 {
 		return delta{}
 	}
-	b.window = b.windows[0]
 	d := delta{bases: b, size: len(data)}
 	d.encoding, d.stored, d.leaves = w.encodeDelta(data, b, h)
 	if d.encoding == chunk.Raw {

@@ -121,9 +121,10 @@ type patchShelf struct {
 func (h *patchShelf) add(ctx context.Context, w *Writer, patch *chunk.PatchWriter, blob index.Blob, b *deltaBases, keep bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := h.open[b.window]
+	at := b.windows[0]
+	f := h.open[at]
 	if f != nil && !f.takes(int(blob.Size), b) {
-		if err := h.close(ctx, w, b.window); err != nil {
+		if err := h.close(ctx, w, at); err != nil {
 			return err
 		}
 		f = nil
@@ -138,13 +139,13 @@ func (h *patchShelf) add(ctx context.Context, w *Writer, patch *chunk.PatchWrite
 			h.open = map[window]*patchFrame{}
 		}
 		f = &patchFrame{}
-		h.open[b.window], h.order = f, append(h.order, b.window)
+		h.open[at], h.order = f, append(h.order, at)
 	}
 	f.writer.Join(patch)
 	f.blobs, f.bases, f.keep = append(f.blobs, blob), append(f.bases, b.keys), f.keep || keep
 	f.most, f.size = max(f.most, len(b.keys)), f.size+int(blob.Size)
 	if f.writer.Size() >= patchBytes {
-		return h.close(ctx, w, b.window)
+		return h.close(ctx, w, at)
 	}
 	return nil
 }

@@ -427,6 +427,9 @@ func (s *Session) rescuePack(ctx context.Context, w *Writer, id index.PackID) er
 			continue
 		}
 		plain, err := s.r.readFrame(ctx, s.index, info.ID, info.Kind, &f, &scratch)
+		if err != nil && !isDamaged(err) {
+			return fmt.Errorf("saving data from a pack that is about to be removed: %w", err)
+		}
 		pos := uint32(0)
 		for i, b := range f.Blobs {
 			from := pos

@@ -265,8 +265,6 @@ func (a *app) backup(c *cli.Context) error {
 	if rep != nil {
 		if rep.Snapshot != nil { // else the error says it all
 			a.printProblems(rep.Errors, rep.Problems)
-		}
-		if rep.Snapshot != nil {
 			a.learn(rep.Snapshot)
 		}
 		doc := newBackupDoc(o, rep, a.requests(), time.Since(start))

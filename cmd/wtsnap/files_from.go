@@ -49,15 +49,19 @@ func (a *app) filesFrom(c *cli.Context, sources []snapshot.SourceSpec) error {
 }
 
 // readPaths reads a list, or ends with the run: what comes on standard input may never come.
-func (a *app) readPaths(in io.Reader, name string, zero bool) (paths []snapshot.ListedPath, err error) {
-	read := make(chan struct{})
+func (a *app) readPaths(in io.Reader, name string, zero bool) ([]snapshot.ListedPath, error) {
+	type list struct {
+		paths []snapshot.ListedPath
+		err   error
+	}
+	read := make(chan list, 1)
 	go func() {
-		paths, err = snapshot.ReadPaths(in, name, zero)
-		close(read)
+		paths, err := snapshot.ReadPaths(in, name, zero)
+		read <- list{paths, err}
 	}()
 	select {
-	case <-read:
-		return paths, err
+	case l := <-read:
+		return l.paths, l.err
 	case <-a.ctx.Done():
 		return nil, context.Cause(a.ctx)
 	}

@@ -139,7 +139,8 @@ func isAuth(err error, text string) bool {
 	}
 	for _, words := range []string{
 		"rclone config reconnect", "couldn't fetch token: invalid_", "couldn't fetch token: unauthorized_", "invalid_grant",
-		"ssh: unable to authenticate", "couldn't connect to ssh-agent", "failed to parse private key", "failed to read private key", "530 login incorrect", "invalidaccesskeyid", "signaturedoesnotmatch", "expiredtoken",
+		"ssh: unable to authenticate", "couldn't connect to ssh-agent", "failed to parse private key", "failed to read private key",
+		"530 login incorrect", "invalidaccesskeyid", "signaturedoesnotmatch", "expiredtoken",
 		"logon failure", "invalidaccesstoken", "expired_access_token", "invalid_access_token",
 	} {
 		if strings.Contains(text, words) {

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	linked "container/list"
 	"context"
 	"sync"
 
@@ -42,25 +43,16 @@ type frameCache struct {
 	mu    sync.Mutex
 	limit int
 	size  int
-	m     map[frameKey]*cachedFrame
-	ring  *cachedFrame               // no frame: the one that was used last comes next, and before it the one that was not for longest
-	wait  map[frameKey]chan struct{} // closed when the read that is going on has ended
+	m     map[frameKey]*linked.Element // of *cachedFrame
+	order *linked.List                 // by their last use, the newest first
+	wait  map[frameKey]chan struct{}   // closed when the read that is going on has ended
 }
 
 type cachedFrame struct {
-	key        frameKey
-	opened     *openedFrame
-	size       int
-	next, prev *cachedFrame
+	key    frameKey
+	opened *openedFrame
+	size   int
 }
-
-// insert puts a frame behind at.
-func (f *cachedFrame) insert(at *cachedFrame) {
-	f.prev, f.next = at, at.next
-	f.prev.next, f.next.prev = f, f
-}
-
-func (f *cachedFrame) remove() { f.prev.next, f.next.prev = f.next, f.prev }
 
 func newFrameCache(limit int) *frameCache {
 	c := &frameCache{limit: limit}
@@ -71,8 +63,7 @@ func newFrameCache(limit int) *frameCache {
 func (c *frameCache) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.m, c.wait, c.size, c.ring = map[frameKey]*cachedFrame{}, map[frameKey]chan struct{}{}, 0, &cachedFrame{}
-	c.ring.prev, c.ring.next = c.ring, c.ring
+	c.m, c.wait, c.size, c.order = map[frameKey]*linked.Element{}, map[frameKey]chan struct{}{}, 0, linked.New()
 }
 
 // get returns the opened frame, reading it where it is not there. With wait, a reader waits for another's read of the same
@@ -82,10 +73,9 @@ func (c *frameCache) get(ctx context.Context, key frameKey, wait bool, read func
 	for {
 		c.mu.Lock()
 		if f := c.m[key]; f != nil {
-			f.remove()
-			f.insert(c.ring)
+			c.order.MoveToFront(f)
 			c.mu.Unlock()
-			return f.opened, nil
+			return f.Value.(*cachedFrame).opened, nil
 		}
 		going := c.wait[key]
 		if going == nil || !wait {
@@ -113,9 +103,8 @@ func (c *frameCache) get(ctx context.Context, key frameKey, wait bool, read func
 	if err != nil || c.m[key] != nil {
 		return opened, err
 	}
-	f := &cachedFrame{key: key, opened: opened, size: opened.memory()}
-	f.insert(c.ring)
-	c.m[key] = f
+	f := &cachedFrame{key, opened, opened.memory()}
+	c.m[key] = c.order.PushFront(f)
 	c.size += f.size
 	c.evict()
 	return opened, nil
@@ -131,8 +120,7 @@ func (c *frameCache) has(key frameKey) bool {
 // evict drops the frames that were not used for longest, but for the last one.
 func (c *frameCache) evict() {
 	for c.size > c.limit && len(c.m) > 1 {
-		old := c.ring.prev
-		old.remove()
+		old := c.order.Remove(c.order.Back()).(*cachedFrame)
 		c.size -= old.size
 		delete(c.m, old.key)
 	}

